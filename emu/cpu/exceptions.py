@@ -1,0 +1,248 @@
+"""Interrupt delivery: the exception hook, asynchronous interrupts, and sleeping.
+
+``on_exception`` is Unicorn's ``UC_HOOK_INTR``; it sees every synchronous exception with the
+next instruction address already advanced by four.  ``exec_enter`` and ``exec_interrupt``
+replace the class functions of the same names in Unicorn's CPU: the first runs whenever the CPU
+loop is entered or broken, the second before an asynchronous interrupt is delivered.
+
+Everything here runs on the vCPU thread, without the GIL.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import cfunc, njit, types
+
+from emu.cpu import external as ext
+from emu.cpu.clock import clock_ns, decrementer_update, wait_readable
+from emu.cpu.isa import (
+    IRQ_EXT,
+    IRQ_RESET,
+    LPCR_AIL,
+    LPCR_AIL_SHIFT,
+    LPCR_ILE,
+    MSR_DR,
+    MSR_EE,
+    MSR_IR,
+    MSR_LE,
+    MSR_ME,
+    MSR_PR,
+    MSR_RI,
+    MSR_SF,
+    Excp,
+    Spr,
+)
+from emu.cpu.layout import (
+    CS_ENV,
+    CS_EXCEPTION_INDEX,
+    ENV_CTR,
+    ENV_ERROR_CODE,
+    ENV_GPR,
+    ENV_LOAD_INFO,
+    ENV_LR,
+    ENV_MSR,
+    ENV_NIP,
+    ENV_PENDING_INTERRUPTS,
+    ENV_SPR,
+)
+from emu.cpu.mmu import fetch_instruction
+from emu.cpu.record import ExitReason, Hcall, Kick, partition_at, vcpu_at
+from emu.memory.native import call_1, call_2, load_u32, load_u64, store_u32, store_u64
+
+H_PRIVILEGE = np.uint64((1 << 64) - 3)  # PAPR 14.3, return codes
+_GPR3 = ENV_GPR + 8 * 3
+_SRR1 = ENV_SPR + 8 * Spr.SRR1
+_LPCR = ENV_SPR + 8 * Spr.LPCR
+_INVALID_INSTRUCTION = np.uint32(0x21)  # POWERPC_EXCP_INVAL | INVAL_INVAL
+_SCV_0 = np.uint32(0x44000001)
+_RFSCV = np.uint32(0x4C0000A4)
+_SCV_KEEPS = MSR_ME | MSR_EE | MSR_RI
+_RFSCV_TAKES = ~0x783F0000 & ((1 << 64) - 1)
+_AIL_3_SCV = np.uint64(0xC000000000003000)
+_SCV = np.uint64(0x17000)
+
+_DELIVERABLE = np.zeros(128, np.bool_)
+for _cause in Excp:
+    _DELIVERABLE[_cause] = True
+
+
+@njit(cache=True)
+def exit_run(vcpu, reason, argument):  # type: ignore[no-untyped-def]
+    """Leave ``run()`` with a reason as soon as the current callback returns."""
+    vcpu.exit_reason = reason
+    vcpu.exit_argument = argument
+    ext.uc_emu_stop(vcpu.uc)
+
+
+@njit(cache=True)
+def set_external_interrupt(vcpu, level):  # type: ignore[no-untyped-def]
+    """Drive the external interrupt input (level triggered)."""
+    if vcpu.external_level != level:
+        vcpu.external_level = level
+        ext.ppc_set_irq(vcpu.cs, np.int32(IRQ_EXT), np.int32(level))
+
+
+@njit(types.void(types.uint64), cache=True)
+def raise_system_reset(vcpu_address):  # type: ignore[no-untyped-def]
+    """Make a system reset interrupt pending (vector 0x100, ignores MSR[EE])."""
+    ext.ppc_set_irq(vcpu_at(vcpu_address).cs, np.int32(IRQ_RESET), np.int32(1))
+
+
+@njit(types.void(types.uint64), cache=True, nogil=True)
+def halt(vcpu_address):  # type: ignore[no-untyped-def]
+    """Sleep until an interrupt is pending, H_PROD came, or another thread kicks.
+
+    Leaves ``halted`` set when it was a kick: the next ``run()`` goes on sleeping.
+    """
+    vcpu = vcpu_at(vcpu_address)
+    partition = partition_at(vcpu.partition)
+    vcpu.halted = 1
+    while vcpu.halted != 0:
+        if np.int64(clock_ns(partition)) >= vcpu.deadline_ns:
+            decrementer_update(vcpu, partition)
+        if load_u32(vcpu.env + np.uint64(ENV_PENDING_INTERRUPTS)) != 0 or vcpu.prodded != 0:
+            vcpu.halted = 0
+            vcpu.prodded = 0
+        elif vcpu.kick != 0:
+            return
+        else:
+            wait_readable(vcpu.partition, vcpu.wake_fd, vcpu.deadline_ns)
+
+
+@njit(cache=True)
+def cede(vcpu_address):  # type: ignore[no-untyped-def]
+    """H_CEDE: enable external interrupts and sleep (PAPR 14.11.1.4)."""
+    vcpu = vcpu_at(vcpu_address)
+    msr = vcpu.env + np.uint64(ENV_MSR)
+    store_u64(msr, load_u64(msr) | np.uint64(MSR_EE))
+    if vcpu.prodded != 0:
+        vcpu.prodded = 0
+        return
+    halt(vcpu_address)
+
+
+@njit(cache=True)
+def _set_msr(vcpu, value):  # type: ignore[no-untyped-def]
+    ext.hreg_store_msr(vcpu.env, value)
+
+
+@njit(cache=True)
+def _scv(vcpu, nip):  # type: ignore[no-untyped-def]
+    """System call vectored, level 0 (Power ISA v3.0B, book III, 4.3.1 and 6.5.27)."""
+    env = vcpu.env
+    msr = load_u64(env + np.uint64(ENV_MSR))
+    lpcr = load_u64(env + np.uint64(_LPCR))
+    store_u64(env + np.uint64(ENV_LR), nip + np.uint64(4))
+    store_u64(env + np.uint64(ENV_CTR), msr & np.uint64(_RFSCV_TAKES))
+    new_msr = (msr & np.uint64(_SCV_KEEPS)) | np.uint64(MSR_SF)
+    if lpcr & np.uint64(LPCR_ILE):
+        new_msr |= np.uint64(MSR_LE)
+    target = _SCV
+    if (lpcr & np.uint64(LPCR_AIL)) == np.uint64(3 << LPCR_AIL_SHIFT):
+        new_msr |= np.uint64(MSR_IR | MSR_DR)
+        target = _AIL_3_SCV
+    _set_msr(vcpu, new_msr)
+    store_u64(env + np.uint64(ENV_NIP), target)
+
+
+@njit(cache=True)
+def _rfscv(vcpu):  # type: ignore[no-untyped-def]
+    """Return from system call vectored (Power ISA v3.0B, book III, 4.3.1)."""
+    env = vcpu.env
+    target = load_u64(env + np.uint64(ENV_LR)) & ~np.uint64(3)
+    _set_msr(vcpu, load_u64(env + np.uint64(ENV_CTR)) & np.uint64(_RFSCV_TAKES))
+    store_u64(env + np.uint64(ENV_NIP), target)
+
+
+@njit(cache=True)
+def _emulate(vcpu, nip):  # type: ignore[no-untyped-def]
+    """Execute what POWER9 has and Unicorn's core lacks; false when it is illegal."""
+    if vcpu.pvr >> np.uint32(16) != np.uint32(0x4E):
+        return False
+    word = fetch_instruction(vcpu, nip)
+    if word == _SCV_0:
+        _scv(vcpu, nip)
+        return True
+    if word == _RFSCV:
+        if load_u64(vcpu.env + np.uint64(ENV_MSR)) & np.uint64(MSR_PR):
+            return False
+        _rfscv(vcpu)
+        return True
+    return False
+
+
+@njit(cache=True)
+def _sanitise(vcpu, cause):  # type: ignore[no-untyped-def]
+    """A cause and error code that Unicorn's delivery code accepts for a guest.
+
+    Anything it would abort the process for (hypervisor causes, unknown program checks)
+    becomes an illegal instruction.
+    """
+    error = vcpu.env + np.uint64(ENV_ERROR_CODE)
+    if cause >= np.uint32(128) or not _DELIVERABLE[cause]:
+        store_u32(error, np.uint64(_INVALID_INSTRUCTION))
+        return np.uint32(Excp.PROGRAM)
+    if cause == np.uint32(Excp.PROGRAM) or cause == np.uint32(Excp.HV_EMU):
+        kind = (load_u32(error) & ~np.uint32(0xF)) >> np.uint32(4)
+        if kind < np.uint32(1) or kind > np.uint32(4):
+            store_u32(error, np.uint64(_INVALID_INSTRUCTION))
+    return cause
+
+
+@cfunc(types.void(types.uint64, types.uint32, types.uint64), cache=True)
+def on_exception(uc: int, cause: int, vcpu_address: int) -> None:
+    """``UC_HOOK_INTR`` with the vCPU record's address as user data."""
+    vcpu = vcpu_at(vcpu_address)
+    env = vcpu.env
+    vcpu.exceptions += np.uint64(1)
+    if cause == np.uint32(Excp.SYSCALL) and load_u32(
+        env + np.uint64(ENV_ERROR_CODE)
+    ) == np.uint32(1):
+        vcpu.hypercalls += np.uint64(1)
+        if load_u64(env + np.uint64(ENV_MSR)) & np.uint64(MSR_PR):
+            store_u64(env + np.uint64(_GPR3), H_PRIVILEGE)
+            return
+        partition = partition_at(vcpu.partition)
+        answer = call_1(partition.hypercall, vcpu_address)
+        if answer == np.uint64(Hcall.EXIT):
+            exit_run(vcpu, np.uint32(ExitReason.HYPERCALL), np.uint64(0))
+        elif answer == np.uint64(Hcall.KICKED):
+            exit_run(vcpu, np.uint32(ExitReason.KICKED), np.uint64(0))
+        return
+    nip = load_u64(env + np.uint64(ENV_NIP)) - np.uint64(4)
+    store_u64(env + np.uint64(ENV_NIP), nip)
+    cause = _sanitise(vcpu, cause)
+    if cause == np.uint32(Excp.HV_EMU) and _emulate(vcpu, nip):
+        return
+    if cause == np.uint32(Excp.MCHECK):
+        if not load_u64(env + np.uint64(ENV_MSR)) & np.uint64(MSR_ME):
+            exit_run(vcpu, np.uint32(ExitReason.CHECKSTOP), nip)
+            return
+    error = np.uint64(load_u32(env + np.uint64(ENV_ERROR_CODE)))
+    store_u32(vcpu.cs + np.uint64(CS_EXCEPTION_INDEX), np.uint64(cause))
+    ext.ppc_cpu_do_interrupt(vcpu.cs)
+    if cause == np.uint32(Excp.MCHECK):
+        srr1 = env + np.uint64(_SRR1)
+        store_u64(srr1, load_u64(srr1) | error)
+
+
+@cfunc(types.void(types.uint64), cache=True)
+def exec_enter(cs: int) -> None:
+    """``cpu_exec_enter``: runs when the CPU loop is entered or was broken."""
+    vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
+    partition = partition_at(vcpu.partition)
+    if np.int64(clock_ns(partition)) >= vcpu.deadline_ns:
+        decrementer_update(vcpu, partition)
+    if vcpu.kick & np.uint32(Kick.STOP) and vcpu.exit_reason == np.uint32(0):
+        exit_run(vcpu, np.uint32(ExitReason.KICKED), np.uint64(0))
+
+
+@cfunc(types.uint8(types.uint64, types.int32), cache=True)
+def exec_interrupt(cs: int, request: int) -> int:
+    """``cpu_exec_interrupt``: no interrupt slips in between a request to leave and leaving."""
+    vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
+    if vcpu.exit_reason != np.uint32(0):
+        return np.uint8(0)
+    return np.uint8(call_2(vcpu.exec_interrupt, cs, np.uint64(request)) & np.uint64(0xFF))
+
+

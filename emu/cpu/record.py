@@ -1,0 +1,103 @@
+"""Structure layouts shared by Python and Numba: one vCPU, and the partition the vCPUs share.
+
+Both are numpy record dtypes.  Addresses are *host* addresses (``u8``) unless a name says
+otherwise.  The vCPU thread owns every field; other threads may only set bits in
+``Vcpu.kick`` (through :meth:`emu.cpu.vcpu.Vcpu.kick`).
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+
+from emu.memory.native import record_pointer
+
+MAX_VCPUS = 8
+MAX_MMIO_WINDOWS = 64
+
+VCPU_DTYPE = np.dtype(
+    [
+        ("uc", "u8"),  # uc_struct
+        ("cs", "u8"),  # CPUState
+        ("env", "u8"),  # CPUPPCState
+        ("partition", "u8"),  # PARTITION_DTYPE record
+        ("index", "u4"),
+        ("pvr", "u4"),
+        ("kick", "u4"),  # Kick bits, set by any thread
+        ("exit_reason", "u4"),  # ExitReason
+        ("exit_argument", "u8"),
+        ("halted", "u4"),  # in H_CEDE
+        ("prodded", "u4"),  # H_PROD seen while running
+        ("external_level", "u4"),  # level of the external interrupt input
+        ("dec_raised", "u4"),
+        ("dec_expiry", "u8"),  # timebase at which the decrementer turns negative
+        ("wake_fd", "i4"),  # eventfd that ends a native sleep
+        ("ticker_fd", "i4"),  # eventfd that makes the timer thread look again
+        ("deadline_ns", "i8"),  # clock time of the next decrementer interrupt
+        ("exec_interrupt", "u8"),  # Unicorn's own cpu_exec_interrupt
+        ("code_map", "u8"),  # byte per 4 KiB page of RAM: this vCPU has translated code there
+        ("vpa", "u8"),  # guest real address of the registered VPA, or 0
+        ("slb_shadow", "u8"),
+        ("dtl", "u8"),
+        ("dtl_size", "u8"),
+        ("exceptions", "u8"),  # statistics
+        ("hypercalls", "u8"),
+        ("mmu_fills", "u8"),
+        ("trace", "u4"),  # TraceBits
+        ("stopped", "u4"),  # not started (RTAS start-cpu) or stopped itself
+    ],
+    align=True,
+)
+
+PARTITION_DTYPE = np.dtype(
+    [
+        ("ram", "u8"),  # host address of guest real address 0
+        ("ram_size", "u8"),
+        ("rma_size", "u8"),
+        ("dirty_map", "u8"),  # byte per 4 KiB page: written since the byte was cleared
+        ("hpt", "u8"),  # hash page table, 0 when the guest uses radix
+        ("hpt_shift", "u4"),  # log2 of its size in bytes
+        ("radix", "u4"),
+        ("process_table", "u8"),  # guest real address (radix)
+        ("process_table_size", "u8"),  # bytes
+        ("clock_read", "u8"),  # native uint64 clock(uint64): nanoseconds
+        ("clock_epoch_ns", "i8"),
+        ("tb_at_epoch", "u8"),
+        ("hypercall", "u8"),  # native uint64 hypercall(vcpu)
+        ("machine", "u8"),  # the machine's own record
+        ("vcpu_count", "u4"),
+        ("mmio_count", "u4"),
+        ("vcpus", "u8", (MAX_VCPUS,)),
+        ("mmio_base", "u8", (MAX_MMIO_WINDOWS,)),
+        ("mmio_end", "u8", (MAX_MMIO_WINDOWS,)),  # exclusive
+    ],
+    align=True,
+)
+
+vcpu_at = record_pointer(VCPU_DTYPE)
+partition_at = record_pointer(PARTITION_DTYPE)
+
+
+class Kick(enum.IntEnum):
+    """Requests of other threads to a vCPU."""
+
+    STOP = 1  # leave run() with ExitReason.KICKED
+
+
+class ExitReason(enum.IntEnum):
+    """Why :meth:`emu.cpu.vcpu.Vcpu.run` returned, in the manner of KVM_RUN."""
+
+    NONE = 0
+    HYPERCALL = 1  # number in r3; put the result into r3 and run again
+    KICKED = 2  # another thread asked
+    CHECKSTOP = 3  # machine check with MSR[ME] = 0
+    ERROR = 4  # Unicorn stopped without a reason of ours
+
+
+class Hcall(enum.IntEnum):
+    """Answers of the native hypercall function."""
+
+    DONE = 0  # r3 is set
+    EXIT = 1  # leave run() with ExitReason.HYPERCALL
+    KICKED = 2  # r3 is set; leave run() with ExitReason.KICKED (sleep goes on afterwards)

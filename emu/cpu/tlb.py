@@ -1,0 +1,261 @@
+"""Unicorn's software TLB: filling RAM pages directly, flushing, and following code changes.
+
+The TLB is what generated code consults on every access: per MMU mode a direct-mapped table of
+4 KiB entries plus eight victims.  Unicorn's own ``tlb_set_page`` goes through the memory API
+and marks every fresh entry "not dirty", which sends the first store through a slow path; a
+page of RAM needs neither, so it is entered here.  MMIO pages still use ``tlb_set_page``.
+
+Rules (each entry is either executable or writable, never both):
+
+* a store fill logs the page as dirty and drops code translated from it, then stores are free;
+* a load fill of a writable page stays "not dirty" until its first store, unless the page is
+  logged already and holds no translated code;
+* when code is first translated from a page, every writable entry of it turns "not dirty".
+
+Runs on the vCPU thread.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import cfunc, njit, types
+
+from emu.cpu import external as ext
+from emu.cpu.layout import (
+    CS_ENV,
+    CS_TLB,
+    DESC_IOTLB,
+    DESC_USED_ENTRIES,
+    DESC_VICTIM_INDEX,
+    DESC_VICTIM_IOTLB,
+    DESC_VICTIM_TABLE,
+    ENV_LOAD_INFO,
+    FAST_MASK,
+    FAST_TABLE,
+    IOTLB_ENTRY_SIZE,
+    TLB_DESC,
+    TLB_DESC_SIZE,
+    TLB_ENTRY_SIZE,
+    TLB_FAST,
+    TLB_FAST_SIZE,
+    TLBE_ADDEND,
+    TLBE_ADDR_CODE,
+    TLBE_ADDR_READ,
+    TLBE_ADDR_WRITE,
+    TLBE_PADDR,
+    UC_CPU,
+    VICTIM_TLB_SIZE,
+)
+from emu.cpu.record import partition_at, vcpu_at
+from emu.memory.native import load_u8, load_u16, load_u64, store_u8, store_u16, store_u64
+
+PAGE_SHIFT = 12
+PAGE_READ, PAGE_WRITE, PAGE_EXEC = 1, 2, 4
+_PAGE_MASK = np.uint64(~0xFFF & ((1 << 64) - 1))
+_NONE = np.uint64((1 << 64) - 1)
+_NOTDIRTY = np.uint64(1 << 10)
+_INVALID = np.uint64(1 << 11)
+_ONE = np.uint64(1)
+
+
+@njit(cache=True)
+def _drop_code(partition, page):  # type: ignore[no-untyped-def]
+    """Forget what any vCPU has translated from a RAM page (page number)."""
+    start = page << np.uint64(PAGE_SHIFT)
+    for i in range(partition.vcpu_count):
+        vcpu = vcpu_at(partition.vcpus[i])
+        if load_u8(vcpu.code_map + page):
+            store_u8(vcpu.code_map + page, np.uint64(0))
+            ext.tb_invalidate_phys_range(vcpu.uc, start, start + np.uint64(1 << PAGE_SHIFT))
+
+
+@njit(cache=True)
+def page_written(partition, page):  # type: ignore[no-untyped-def]
+    """Log a RAM page (page number) as dirty and drop code translated from it."""
+    store_u8(partition.dirty_map + page, _ONE)
+    _drop_code(partition, page)
+
+
+@njit(cache=True)
+def ram_written(partition, address, size):  # type: ignore[no-untyped-def]
+    """Same for every page of a guest real range that something but the CPU wrote."""
+    if size == 0:
+        return
+    last = (address + size - _ONE) >> np.uint64(PAGE_SHIFT)
+    page = address >> np.uint64(PAGE_SHIFT)
+    while page <= last:
+        page_written(partition, page)
+        page += _ONE
+
+
+@njit(types.void(types.uint64, types.uint64, types.uint64), cache=True)
+def note_ram_written(partition_address, address, size):  # type: ignore[no-untyped-def]
+    """:func:`ram_written` for callers in Python; the range lies in RAM, no vCPU is running."""
+    ram_written(partition_at(partition_address), address, size)
+
+
+@njit(cache=True)
+def _has_code(partition, page):  # type: ignore[no-untyped-def]
+    for i in range(partition.vcpu_count):
+        if load_u8(vcpu_at(partition.vcpus[i]).code_map + page):
+            return True
+    return False
+
+
+@njit(cache=True)
+def _entry_matches(entry, page):  # type: ignore[no-untyped-def]
+    mask = _PAGE_MASK | _INVALID
+    return (
+        (load_u64(entry + np.uint64(TLBE_ADDR_READ)) & mask) == page
+        or (load_u64(entry + np.uint64(TLBE_ADDR_WRITE)) & mask) == page
+        or (load_u64(entry + np.uint64(TLBE_ADDR_CODE)) & mask) == page
+    )
+
+
+@njit(cache=True)
+def _entry_empty(entry):  # type: ignore[no-untyped-def]
+    return (
+        load_u64(entry + np.uint64(TLBE_ADDR_READ)) == _NONE
+        and load_u64(entry + np.uint64(TLBE_ADDR_WRITE)) == _NONE
+        and load_u64(entry + np.uint64(TLBE_ADDR_CODE)) == _NONE
+    )
+
+
+@njit(cache=True)
+def _copy(target, source, size):  # type: ignore[no-untyped-def]
+    for offset in range(0, size, 8):
+        store_u64(target + np.uint64(offset), load_u64(source + np.uint64(offset)))
+
+
+@njit(cache=True)
+def _clear_entry(entry):  # type: ignore[no-untyped-def]
+    for offset in range(0, TLB_ENTRY_SIZE, 8):
+        store_u64(entry + np.uint64(offset), _NONE)
+
+
+@njit(cache=True)
+def _drop_victims(desc, page):  # type: ignore[no-untyped-def]
+    victim = desc + np.uint64(DESC_VICTIM_TABLE)
+    for _ in range(VICTIM_TLB_SIZE):
+        if _entry_matches(victim, page):
+            _clear_entry(victim)
+            used = desc + np.uint64(DESC_USED_ENTRIES)
+            store_u64(used, load_u64(used) - _ONE)
+        victim += np.uint64(TLB_ENTRY_SIZE)
+
+
+@njit(cache=True)
+def _evict(desc, entry, iotlb):  # type: ignore[no-untyped-def]
+    counter = desc + np.uint64(DESC_VICTIM_INDEX)
+    index = load_u64(counter)
+    store_u64(counter, index + _ONE)
+    slot = index % np.uint64(VICTIM_TLB_SIZE)
+    victim = desc + np.uint64(DESC_VICTIM_TABLE) + slot * np.uint64(TLB_ENTRY_SIZE)
+    victim_io = desc + np.uint64(DESC_VICTIM_IOTLB) + slot * np.uint64(IOTLB_ENTRY_SIZE)
+    _copy(victim, entry, TLB_ENTRY_SIZE)
+    _copy(victim_io, iotlb, IOTLB_ENTRY_SIZE)
+    used = desc + np.uint64(DESC_USED_ENTRIES)
+    store_u64(used, load_u64(used) - _ONE)
+
+
+@njit(cache=True)
+def _write_tag(partition, page, address, prot, is_store):  # type: ignore[no-untyped-def]
+    if not prot & PAGE_WRITE:
+        return _NONE
+    if is_store:
+        page_written(partition, page)
+        return address
+    if load_u8(partition.dirty_map + page) and not _has_code(partition, page):
+        return address
+    return address | _NOTDIRTY
+
+
+@njit(cache=True)
+def fill_ram(vcpu, partition, address, real, prot, mmu_idx, is_store):  # type: ignore[no-untyped-def]
+    """Enter one 4 KiB page of RAM.
+
+    ``address`` is the effective address, ``real`` the guest real address (both anywhere in
+    the page), ``prot`` a set of PAGE_* bits of which EXEC and WRITE exclude each other.
+    """
+    tlb = vcpu.cs + np.uint64(CS_TLB)
+    mode = np.uint64(mmu_idx)
+    desc = tlb + np.uint64(TLB_DESC) + mode * np.uint64(TLB_DESC_SIZE)
+    fast = tlb + np.uint64(TLB_FAST) + mode * np.uint64(TLB_FAST_SIZE)
+    address &= _PAGE_MASK
+    real &= _PAGE_MASK
+    index = (address >> np.uint64(PAGE_SHIFT)) & (
+        load_u64(fast + np.uint64(FAST_MASK)) // np.uint64(TLB_ENTRY_SIZE)
+    )
+    entry = load_u64(fast + np.uint64(FAST_TABLE)) + index * np.uint64(TLB_ENTRY_SIZE)
+    iotlb = load_u64(desc + np.uint64(DESC_IOTLB)) + index * np.uint64(IOTLB_ENTRY_SIZE)
+    store_u16(tlb, np.uint64(load_u16(tlb)) | (_ONE << mode))
+    _drop_victims(desc, address)
+    if not _entry_matches(entry, address) and not _entry_empty(entry):
+        _evict(desc, entry, iotlb)
+    store_u64(iotlb, real - address)
+    store_u64(iotlb + np.uint64(8), _ONE)
+    page = real >> np.uint64(PAGE_SHIFT)
+    write_tag = _write_tag(partition, page, address, prot, is_store)
+    store_u64(entry + np.uint64(TLBE_ADDR_READ), address if prot & PAGE_READ else _NONE)
+    store_u64(entry + np.uint64(TLBE_ADDR_WRITE), write_tag)
+    store_u64(entry + np.uint64(TLBE_ADDR_CODE), address if prot & PAGE_EXEC else _NONE)
+    store_u64(entry + np.uint64(TLBE_PADDR), real)
+    store_u64(entry + np.uint64(TLBE_ADDEND), partition.ram + real - address)
+    used = desc + np.uint64(DESC_USED_ENTRIES)
+    store_u64(used, load_u64(used) + _ONE)
+
+
+@njit(cache=True)
+def flush_all(partition):  # type: ignore[no-untyped-def]
+    """Flush the TLB of every vCPU."""
+    for i in range(partition.vcpu_count):
+        ext.tlb_flush(vcpu_at(partition.vcpus[i]).cs)
+
+
+@njit(cache=True)
+def flush_range(vcpu, address, shift):  # type: ignore[no-untyped-def]
+    """Flush one guest page of ``1 << shift`` bytes from one vCPU's TLB."""
+    if shift > np.uint64(16):
+        ext.tlb_flush(vcpu.cs)
+        return
+    address = address >> shift << shift
+    for i in range(np.int64(1) << np.int64(shift - np.uint64(PAGE_SHIFT))):
+        ext.tlb_flush_page(vcpu.cs, address + (np.uint64(i) << np.uint64(PAGE_SHIFT)))
+
+
+@njit(types.void(types.uint64), cache=True)
+def flush_partition(partition_address):  # type: ignore[no-untyped-def]
+    """:func:`flush_all` for callers in Python; no vCPU is running."""
+    flush_all(partition_at(partition_address))
+
+
+@cfunc(types.void(types.uint64, types.uint64, types.uint64, types.int32, types.uint64), cache=True)
+def tb_invalidate_phys_page_fast(uc: int, pages: int, ram: int, size: int, retaddr: int) -> None:
+    """Replacement: a store hit a page marked "not dirty".  ``ram`` is the RAM offset."""
+    cs = load_u64(uc + np.uint64(UC_CPU))
+    vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
+    page_written(partition_at(vcpu.partition), ram >> np.uint64(PAGE_SHIFT))
+
+
+@cfunc(types.void(types.uint64, types.uint64), cache=True)
+def tlb_protect_code(uc: int, ram: int) -> None:
+    """Replacement: code is translated from a page for the first time (RAM offset)."""
+    cs = load_u64(uc + np.uint64(UC_CPU))
+    vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
+    partition = partition_at(vcpu.partition)
+    ram &= _PAGE_MASK
+    store_u8(vcpu.code_map + (ram >> np.uint64(PAGE_SHIFT)), _ONE)
+    for i in range(partition.vcpu_count):
+        ext.tlb_reset_dirty(
+            vcpu_at(partition.vcpus[i]).cs, partition.ram + ram, np.uint64(1 << PAGE_SHIFT)
+        )
+
+
+@cfunc(types.void(types.uint64), cache=True)
+def check_exit_request(tcg_ctx: int) -> None:
+    """Replacement: no exit check after each memory access; stops happen at block starts."""
+
+
+@cfunc(types.void(types.uint64, types.uint64, types.uint64), cache=True)
+def tlb_reset_dirty_by_vaddr(cs: int, start: int, size: int) -> None:
+    """Replacement: nothing, as :func:`tlb_protect_code` does the work once per page."""

@@ -1,0 +1,139 @@
+"""What `-d` and `-D` choose: log items, on top of the standard library's logging.
+
+    _hcall = log("hcall")
+    ...
+    if _hcall.enabled:
+        _hcall("H_ENTER(%#x) -> %d", index, result)
+
+The guard is one attribute; an item that is off costs nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from emu.chardev.config import ConfigError
+
+LOGGER = "ppc64emu"
+
+#: Every log item and what it shows, in the order of `-d help`.
+DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "in_asm": "show guest assembly code of each translated block",
+        "exec": "show each executed block (very long)",
+        "cpu": "show CPU registers before each block (very long)",
+        "int": "show interrupts and exceptions",
+        "mmu": "show address translation: faults, SLB, hash and radix tables",
+        "hcall": "show hypercalls with their arguments and results",
+        "rtas": "show RTAS calls with their arguments and results",
+        "fdt": "show the device tree and changes to it",
+        "irq": "show interrupt controller activity",
+        "virtio": "show virtio device status, features and queues",
+        "migration": "show what is saved and loaded",
+        "cpu_reset": "show CPU state at reset",
+        "unimp": "show what the guest asks for that is not implemented",
+        "guest_errors": "show every mistake of the guest (else: each kind once)",
+    }
+)
+
+
+class LogItem:
+    """One `-d` item; call it to log a line, formatted as by `logging`."""
+
+    __slots__ = ("_logger", "enabled", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.enabled = False
+        self._logger = logging.getLogger(f"{LOGGER}.{name}")
+
+    def __call__(self, message: str, *args: Any) -> None:
+        """Log a line if the item is on; any thread."""
+        if self.enabled:
+            self._logger.debug(message, *args)
+
+
+_items = {name: LogItem(name) for name in DESCRIPTIONS}
+_seen: set[tuple[str, str, str]] = set()
+_seen_lock = threading.Lock()
+
+
+def log(item: str) -> LogItem:
+    """Return the log item of that name; always the same object, so keep it."""
+    return _items[item]
+
+
+def guest_error(device: str, message: str, *args: Any) -> None:
+    """Log a guest's mistake: each `message` (before formatting) once per device.
+
+    With `-d guest_errors`, every time.
+    """
+    _once(_items["guest_errors"], logging.WARNING, device, message, args)
+
+
+def unimplemented(device: str, message: str, *args: Any) -> None:
+    """Log, if `-d unimp` is given, that the guest wanted something missing; once per kind."""
+    if _items["unimp"].enabled:
+        _once(_items["unimp"], logging.INFO, device, message, args)
+
+
+def _once(item: LogItem, level: int, device: str, message: str, args: tuple[Any, ...]) -> None:
+    kind = (item.name, device, message)
+    with _seen_lock:
+        first = kind not in _seen
+        _seen.add(kind)
+    if first or (item.enabled and item.name == "guest_errors"):
+        item._logger.log(level, f"%s: {message}", device, *args)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        item = record.name.rpartition(".")[2]
+        text = super().format(record)
+        if item in DESCRIPTIONS and record.levelno < logging.WARNING:
+            return f"{item}: {text}"
+        return f"ppc64emu: {record.levelname.lower()}: {text}"
+
+
+def configure_logging(items: Iterable[str] = (), file: str | None = None) -> None:
+    """Turn exactly `items` on and send the log to `file`, or to stderr if None.
+
+    Also forgets which kinds of guest errors were logged. ConfigError for an unknown item or if
+    the file cannot be written.
+    """
+    wanted = check_items(items)
+    try:
+        handler: logging.Handler = (
+            logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file, "w")
+        )
+    except OSError as error:
+        raise ConfigError(f"could not open '{file}': {error.strerror}", "log_file") from error
+    handler.setFormatter(_Formatter())
+    for name in (LOGGER, "emu"):  # "emu": loggers that are named after their modules
+        logger = logging.getLogger(name)
+        for old in list(logger.handlers):
+            logger.removeHandler(old)
+            old.close()
+        logger.addHandler(handler)
+        logger.propagate = False
+    logging.getLogger(LOGGER).setLevel(logging.DEBUG)
+    for item in _items.values():
+        item.enabled = item.name in wanted
+    with _seen_lock:
+        _seen.clear()
+
+
+def check_items(items: Iterable[str]) -> frozenset[str]:
+    """Return the items as a set, "all" replaced by all of them; ConfigError for an unknown one."""
+    wanted = frozenset(items)
+    if "all" in wanted:
+        return frozenset(DESCRIPTIONS)
+    for item in sorted(wanted):
+        if item not in DESCRIPTIONS:
+            raise ConfigError(f"unknown log item '{item}' (use -d help for a list)", "log_items")
+    return wanted

@@ -1,0 +1,265 @@
+"""The emulator's Python interface: one machine, its vCPU thread and its consoles.
+
+    with Machine(MachineConfig(kernel="vmlinux", append="console=hvc0")) as machine:
+        machine.start()
+        machine.console.wait_for("GUEST-READY", timeout=60)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from emu.chardev.base import Chardev
+from emu.chardev.factory import open_chardev
+from emu.chardev.memory import MemoryChardev
+from emu.config import ConfigError, MachineConfig, StrPath
+from emu.cpu.errors import UnicornError
+from emu.events import EventLoop, MachineState, RunState
+from emu.log import guest_error
+from firmware.errors import ImageError
+from machines.pseries.machine import PseriesMachine, PseriesOptions
+
+EXIT_OK, EXIT_ERROR, EXIT_PANICKED = 0, 1, 3
+_OVER = (RunState.SHUTDOWN, RunState.GUEST_PANICKED, RunState.INTERNAL_ERROR)
+_FLUSH_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+class MachineError(Exception):
+    """The machine ended because of a fault of the emulator; the message is one line."""
+
+
+class Machine:
+    """A machine in this process.
+
+    Construction opens files and builds the guest (:class:`ConfigError` with one line for what
+    is wrong); :meth:`start` runs it on a thread of its own.  All public methods may be called
+    from any thread.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        self.state = MachineState()
+        self.panic_reason: str | None = None
+        self.error: str | None = None
+        self.resets = 0
+        self._posted: deque[Callable[[], None]] = deque()
+        self._wanted = threading.Condition()
+        self._paused = config.start_paused
+        self._over = False
+        self._reset_wanted = False
+        self._loop = EventLoop()
+        self._chardevs: list[Chardev] = []
+        self._thread = threading.Thread(target=self._run, name="vcpu", daemon=True)
+        self._closed = False
+        self._loop.start()
+        try:
+            self.board = self._build()
+        except BaseException:
+            self._close_host()
+            raise
+
+    def _build(self) -> PseriesMachine:
+        config = self.config
+        ttys = []
+        for vty in config.vtys():
+            chardev = open_chardev(vty.chardev, self._loop, on_quit=self.quit)
+            self._chardevs.append(chardev)
+            ttys.append((vty.reg, chardev))
+        options = PseriesOptions(
+            ram_size=config.ram_size,
+            cpu=config.cpu,
+            kernel=_path(config.kernel),
+            initrd=_path(config.initrd),
+            bios=_path(config.bios),
+            append=config.append,
+            name=config.name or None,
+            uuid=config.uuid,
+            rtc_base=config.rtc_base,
+            ttys=ttys,
+        )
+        try:
+            return PseriesMachine(options, self)
+        except (ImageError, UnicornError) as error:
+            raise ConfigError(str(error)) from error
+        except (MemoryError, OSError) as error:
+            raise ConfigError(f"cannot allocate {config.ram_size >> 20} MiB: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def console(self) -> MemoryChardev:
+        """The first console that is kept in memory (the default of ``MachineConfig``)."""
+        for chardev in self._chardevs:
+            if isinstance(chardev, MemoryChardev):
+                return chardev
+        raise MachineError("this machine has no console in memory")
+
+    def start(self) -> None:
+        """Start the vCPU thread; with ``-S`` the guest waits for :meth:`cont`."""
+        if self.config.dumpdtb is not None:
+            Path(self.config.dumpdtb).write_bytes(self.board.fdt)
+            self._end(RunState.SHUTDOWN)
+            return
+        self.board.partition.ticker.start()
+        self._thread.start()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the guest's end and return the exit status.
+
+        0 after a power-off or :meth:`quit`, 3 after a guest panic, 1 after an internal error.
+        Raises ``TimeoutError`` when ``timeout`` seconds pass first.
+        """
+        if self.state.wait_for(*_OVER, timeout=timeout) is None:
+            raise TimeoutError(f"the guest still runs after {timeout:g} s")
+        state = self.state.state
+        if state is RunState.GUEST_PANICKED:
+            print(f"ppc64emu: guest panicked: {self.panic_reason}", file=sys.stderr)
+            return EXIT_PANICKED
+        if state is RunState.INTERNAL_ERROR:
+            print(f"ppc64emu: internal error: {self.error}", file=sys.stderr)
+            return EXIT_ERROR
+        return EXIT_OK
+
+    def stop(self) -> None:
+        """Pause the guest; its clock stands still."""
+        self._paused = True
+        self._kick()
+
+    def cont(self) -> None:
+        """Go on after :meth:`stop` or ``-S``."""
+        self._paused = False
+        self._kick()
+
+    def reset(self) -> None:
+        """Reset the machine as its reset button would."""
+        self._reset_wanted = True
+        self._kick()
+
+    def quit(self) -> None:
+        """End at once, as pulling the plug."""
+        self._over = True
+        if not self._thread.is_alive():
+            self._end(RunState.SHUTDOWN)
+        self._kick()
+
+    def close(self) -> None:
+        """End the machine and release everything; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self.quit()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.board.close()
+        self._close_host()
+
+    def _close_host(self) -> None:
+        for chardev in self._chardevs:
+            chardev.close()
+        self._loop.stop()
+
+    def post(self, work: Callable[[], None]) -> None:
+        """Run work on the vCPU thread, between two instructions of the guest."""
+        self._posted.append(work)
+        self._kick()
+
+    def request_shutdown(self) -> None:
+        """The guest powered off (vCPU thread)."""
+        self._over = True
+
+    def request_reset(self) -> None:
+        """The guest asked for a reboot (vCPU thread)."""
+        if self.config.no_reboot:
+            self._over = True
+        else:
+            self._reset_wanted = True
+
+    def guest_panicked(self, message: str) -> None:
+        """The guest gave up (vCPU thread)."""
+        self.panic_reason = " ".join(message.split()) or "no reason given"
+        self._over = True
+
+    def unknown_hypercall(self, number: int) -> None:
+        """The guest made a hypercall that does not exist (vCPU thread)."""
+        guest_error("pseries", "unknown hypercall %#x", number)
+
+    def _kick(self) -> None:
+        with self._wanted:
+            self._wanted.notify_all()
+        board = getattr(self, "board", None)
+        if board is not None and not self._closed:
+            for vcpu in board.vcpus:
+                vcpu.kick()
+
+    def _run(self) -> None:
+        try:
+            self._run_guest()
+        except BaseException as error:
+            _log.debug("vCPU thread", exc_info=True)
+            self.error = f"{type(error).__name__}: {error}"
+            if os.environ.get("PPC64EMU_TRACEBACK"):
+                raise
+            self._end(RunState.INTERNAL_ERROR)
+            return
+        self._end(RunState.GUEST_PANICKED if self.panic_reason else RunState.SHUTDOWN)
+
+    def _end(self, state: RunState) -> None:
+        for vty in self.board.ttys:
+            vty.flush(_FLUSH_SECONDS)
+        self.state.set(state)
+
+    def _run_guest(self) -> None:
+        board = self.board
+        vcpu = board.vcpus[0]
+        while not self._over:
+            self._do_posted()
+            if self._reset_wanted:
+                self._do_reset()
+            if self._paused:
+                self._wait_paused()
+                continue
+            if not board.partition.running:
+                board.partition.start_clock()
+                self.state.set(RunState.RUNNING)
+            board.handle_exit(vcpu, vcpu.run())
+        board.partition.stop_clock()
+
+    def _do_posted(self) -> None:
+        while self._posted:
+            self._posted.popleft()()
+
+    def _do_reset(self) -> None:
+        self._reset_wanted = False
+        self.resets += 1
+        self.board.reset()
+
+    def _wait_paused(self) -> None:
+        self.board.partition.stop_clock()
+        if self.state.state is RunState.RUNNING:
+            self.state.set(RunState.PAUSED)
+        with self._wanted:
+            self._wanted.wait_for(
+                lambda: not self._paused or self._over or self._reset_wanted or self._posted
+            )
+
+
+def _path(path: StrPath | None) -> str | None:
+    return None if path is None else os.fspath(path)

@@ -1,0 +1,51 @@
+"""Guest RAM: one anonymous mapping, guest real address 0 first."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+import numpy as np
+import numpy.typing as npt
+
+PAGE_SIZE = 4096
+_MAP_NORESERVE = 0x4000  # Linux, missing from the mmap module
+
+
+class GuestRam:
+    """``size`` bytes of zeroed guest RAM (a multiple of 64 KiB).
+
+    Pages take host memory when first touched.  ``address`` is the host address of guest real
+    address 0; it stays valid until :meth:`close`.  Raises ``OSError`` when the host refuses.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size <= 0 or size % 65536:
+            raise ValueError("guest RAM is a positive multiple of 64 KiB")
+        self.size = size
+        self._map = mmap.mmap(
+            -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        )
+        self.view: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        self.address: int = self.view.ctypes.data
+
+    @property
+    def pages(self) -> int:
+        """Number of 4 KiB pages."""
+        return self.size // PAGE_SIZE
+
+    def clear(self) -> None:
+        """Make every byte zero again, giving the pages back to the host.  No vCPU runs."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def contains(self, address: int, size: int) -> bool:
+        """Whether ``size`` bytes at a guest real address lie in RAM."""
+        return 0 <= address and 0 <= size and address + size <= self.size
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes at a guest real address; the caller checked :meth:`contains`."""
+        return ctypes.string_at(self.address + address, size)
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        """Copy bytes in, without dirty log or code invalidation (see :class:`~.dma.Dma`)."""
+        self.view[address : address + len(data)] = np.frombuffer(data, np.uint8)

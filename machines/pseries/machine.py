@@ -1,0 +1,197 @@
+"""The pseries machine: a PAPR logical partition as QEMU's machine of the same name builds it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from emu.cpu.partition import Partition
+from emu.cpu.record import ExitReason
+from emu.cpu.vcpu import Vcpu
+from emu.memory.dma import Dma
+from emu.memory.ram import GuestRam
+from firmware.boot_image import AddressRange, BootPlan, plan_boot
+from firmware.cpu_features import CpuModel, MmuMode
+from machines.pseries import dispatch, hcalls
+from machines.pseries.device_tree import (
+    DeviceTreeSpec,
+    NvramSlot,
+    RtasSpec,
+    VioSlot,
+    build_device_tree,
+)
+from machines.pseries.nvram import Nvram
+from machines.pseries.record import PSERIES_DTYPE
+from machines.pseries.rtas import Rtas, rtas_calls
+from machines.pseries.rtc import Rtc
+from machines.pseries.vty import Vty
+from machines.pseries.xics import Xics
+
+_MIN_HPT_SHIFT, _MAX_HPT_SHIFT = 18, 46
+_NVRAM_UNIT = 0x71000000
+_VIO_IRQ_BASE = 0x1000
+_NVRAM_IRQ = 0x1001
+
+
+class HostServices(Protocol):
+    """What the machine asks of the program around it; all called on the vCPU thread."""
+
+    def request_shutdown(self) -> None:
+        """The guest powered off."""
+
+    def request_reset(self) -> None:
+        """The guest asked for a reboot."""
+
+    def guest_panicked(self, message: str) -> None:
+        """The guest's kernel gave up, for this reason."""
+
+    def post(self, work: Callable[[], None]) -> None:
+        """Run work on the vCPU thread soon.  Any thread."""
+
+    def unknown_hypercall(self, number: int) -> None:
+        """The guest made a hypercall that does not exist."""
+
+
+@dataclass
+class PseriesOptions:
+    """Board configuration; sizes in bytes."""
+
+    ram_size: int
+    cpu: str = "power8"
+    kernel: str | None = None
+    initrd: str | None = None
+    bios: str | None = None
+    append: str = ""
+    name: str | None = None
+    uuid: Any = None
+    rtc_base: Any = "utc"
+    ttys: list[tuple[int, Any]] = field(default_factory=list)  # (unit address, Chardev)
+
+
+class PseriesMachine:
+    """One pseries guest.  Its methods run on the vCPU thread, or before it starts.
+
+    Raises ``ImageError`` for unusable images, ``UnicornError`` for an unknown Unicorn.
+    """
+
+    def __init__(self, options: PseriesOptions, host: HostServices) -> None:
+        self.options = options
+        self.host = host
+        self.plan = self._plan()
+        self.ram = GuestRam(options.ram_size)
+        self.partition = Partition(self.ram)
+        self.dma: Dma = self.partition.dma
+        self._array = np.zeros(1, PSERIES_DTYPE)
+        self.record: Any = self._array[0]
+        self.partition.record["machine"] = self._array.ctypes.data
+        self.partition.record["hypercall"] = dispatch.hypercall.address
+        self._allocate_hpt()
+        self.vcpus = [Vcpu(self.partition, 0, options.cpu)]
+        self.xics = Xics(self.partition)
+        self.record["xics"] = self.xics.address
+        self.nvram = Nvram()
+        self.rtc = Rtc(options.rtc_base)
+        self._create_ttys()
+        self.rtas = Rtas(self)
+        self.fdt = build_device_tree(self._tree_spec())
+        self.reset()
+
+    def _plan(self) -> BootPlan:
+        options = self.options
+        return plan_boot(
+            options.ram_size, kernel=options.kernel, initrd=options.initrd, bios=options.bios
+        )
+
+    def _allocate_hpt(self) -> None:
+        shift = self.options.ram_size.bit_length() - 1 - 7
+        self.hpt_shift = max(_MIN_HPT_SHIFT, min(_MAX_HPT_SHIFT, shift))
+        self._hpt = mmap.mmap(
+            -1, 1 << self.hpt_shift, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )
+        self._hpt_view = np.frombuffer(self._hpt, np.uint8)
+        self.record["htab_org"] = self._hpt_view.ctypes.data
+        self.record["htab_shift"] = self.hpt_shift
+
+    def _tree_spec(self) -> DeviceTreeSpec:
+        options, plan = self.options, self.plan
+        model = CpuModel(options.cpu)
+        return DeviceTreeSpec(
+            ram_size=options.ram_size,
+            rtas=RtasSpec(plan.rtas, tuple(rtas_calls())),
+            htab_shift=self.hpt_shift,
+            cpu_model=model,
+            mmu=MmuMode.RADIX if model is CpuModel.POWER9 else MmuMode.HASH,
+            bootargs=options.append,
+            kernel=plan.kernel if options.bios else None,
+            kernel_little_endian=plan.kernel_little_endian,
+            initrd=plan.initrd,
+            vtys=tuple(VioSlot(vty.unit, vty.irq) for vty in self.ttys),
+            nvram=NvramSlot(_NVRAM_UNIT, _NVRAM_IRQ, self.nvram.size),
+            hypertas_functions=tuple(dispatch.HYPERTAS_FUNCTIONS),
+            name=options.name,
+            uuid=options.uuid,
+            rng_seed=os.urandom(32),
+        )
+
+    def reset(self) -> None:
+        """Bring the guest to its first instruction: clean RAM, tables, devices, CPU."""
+        self.ram.clear()
+        self._hpt.madvise(mmap.MADV_DONTNEED)
+        self.select_translation(radix=False, table=0, size=0)
+        self.xics.reset()
+        for vty in self.ttys:
+            vty.reset()
+        self.plan.place(memoryview(self.ram.view))
+        self.ram.write(self.plan.fdt.start, self.fdt)
+        self.partition.dirty_map[:] = 1
+        for vcpu in self.vcpus:
+            vcpu.flush_code()
+            vcpu.reset_state()
+        boot = self.vcpus[0]
+        boot.pc = self.plan.entry
+        for number, value in self.plan.gprs.items():
+            boot.set_gpr(number, value)
+
+    def handle_exit(self, vcpu: Vcpu, reason: ExitReason) -> None:
+        """Serve what a vCPU left ``run()`` for."""
+        if reason is ExitReason.HYPERCALL:
+            hcalls.serve(self, vcpu)
+        elif reason is ExitReason.CHECKSTOP:
+            self.host.guest_panicked(f"checkstop: machine check with MSR[ME] clear at {vcpu.pc:#x}")
+
+    def select_translation(self, *, radix: bool, table: int, size: int) -> None:
+        """Use radix translation with a process table (guest real), or the hash page table."""
+        record = self.partition.record
+        record["radix"] = int(radix)
+        record["process_table"] = table
+        record["process_table_size"] = size
+        record["hpt"] = 0 if radix else int(self.record["htab_org"])
+        record["hpt_shift"] = self.hpt_shift
+        self.partition.flush_tlb()
+
+    def change_lpcr(self, mask: int, value: int) -> None:
+        """Replace LPCR bits on every vCPU."""
+        for vcpu in self.vcpus:
+            vcpu.set_spr(318, (vcpu.spr(318) & ~mask) | value)
+
+    def vcpu_by_number(self, number: int) -> Vcpu | None:
+        """The vCPU with an interrupt server number."""
+        return self.vcpus[number] if number < len(self.vcpus) else None
+
+    def unknown_hypercall(self, number: int) -> None:
+        """Tell the log, once per number."""
+        self.host.unknown_hypercall(number)
+
+    def close(self) -> None:
+        """Release everything; no vCPU is running."""
+        for vty in self.ttys:
+            vty.close()
+        self.partition.close()
+
+
+_ = AddressRange
