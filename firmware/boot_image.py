@@ -1,8 +1,8 @@
-"""Where everything goes at start: kernel, initrd, firmware, RTAS and the device tree, and how to enter.
+"""Where kernel, initrd, firmware, RTAS and device tree go at start, and how to enter.
 
-The places are those of QEMU's pseries machine, so that images that depend on them work on both: kernel at
-4 MiB, initrd in the next 64 KiB unit but one after it, firmware at 0, RTAS and below it the device tree at
-the top of the RMA, but under 2 GiB, because RTAS runs in 32-bit mode.
+The places are those of QEMU's pseries machine, so that images that depend on them work on both:
+kernel at 4 MiB, initrd in the next 64 KiB unit but one after it, firmware at 0, RTAS and below it
+the device tree at the top of the RMA, but under 2 GiB, because RTAS runs in 32-bit mode.
 
 All addresses are guest-physical; all sizes are bytes.
 """
@@ -24,7 +24,8 @@ KERNEL_LOAD_ADDR = 0x400000
 # Kernels are linked at 0xc000000000000000 or low: the offset into the image is what is kept.
 KERNEL_ADDR_MASK = 0x0FFFFFFF
 FIRMWARE_MAX_SIZE = 0x400000
-# Power ISA 3.1B, Book III, "Interrupt Vector Locations": the System Reset vector, where a CPU starts.
+# Power ISA 3.1B, Book III, "Interrupt Vector Locations": the System Reset vector, where a CPU
+# starts.
 FIRMWARE_ENTRY = 0x100
 FDT_MAX_SIZE = 0x200000
 RTAS_MAX_ADDR = 0x80000000
@@ -67,10 +68,10 @@ class BootPlan:
     """What to put into guest RAM, and the boot CPU's first state.
 
     `chunks` and `fdt` never overlap, lie inside RAM and are in ascending order. The device tree is
-    not a chunk: it is built after the plan, from it, and goes to `fdt.start`, `fdt.size` bytes at most.
-    The boot CPU enters at `entry` in real mode with MSR = SF (64-bit, big-endian, interrupts off), and the
-    registers in `gprs`; every other register is 0. Kernels of both byte orders start this way: an
-    ELFv2 Linux begins with code that is valid in both orders and switches.
+    not a chunk: it is built after the plan, from it, and goes to `fdt.start`, `fdt.size` bytes at
+    most. The boot CPU enters at `entry` in real mode with MSR = SF (64-bit, big-endian, interrupts
+    off), and the registers in `gprs`; every other register is 0. Kernels of both byte orders start
+    this way: an ELFv2 Linux begins with code that is valid in both orders and switches.
     """
 
     chunks: tuple[Chunk, ...]
@@ -105,11 +106,11 @@ def plan_boot(
     """Lay out guest RAM for `-kernel`, `-initrd` and `-bios`.
 
     Without `bios` the kernel is entered directly with a flattened device tree: r3 = the tree, r4 =
-    the kernel, r5 = 0 (no Open Firmware), as Linux's Documentation/powerpc/booting says. With `bios` the
-    firmware is entered with r3 = the tree and finds the kernel through /chosen/qemu,boot-kernel; a raw
-    firmware image goes to 0 and starts at its System Reset vector, an ELF one where it is linked.
-    `rma_size` is `ram_size` unless given. Raises `ImageError` for unusable files, for images that do not
-    fit, and for combinations that make no sense.
+    the kernel, r5 = 0 (no Open Firmware), as Linux's Documentation/powerpc/booting says. With
+    `bios` the firmware is entered with r3 = the tree and finds the kernel through
+    /chosen/qemu,boot-kernel; a raw firmware image goes to 0 and starts at its System Reset vector,
+    an ELF one where it is linked. `rma_size` is `ram_size` unless given. Raises `ImageError` for
+    unusable files, for images that do not fit, and for combinations that make no sense.
     """
     if kernel is None and bios is None:
         raise ImageError("nothing to boot: no kernel and no firmware image given")
@@ -202,7 +203,7 @@ def _span(chunks: list[Chunk]) -> AddressRange:
 
 
 def _check_layout(chunks: list[Chunk], fdt: AddressRange, ram_size: int) -> None:
-    """Raise `ImageError` if a chunk (sorted by address) leaves RAM or touches another or the tree."""
+    """Raise `ImageError` if a chunk leaves RAM, or touches another chunk or the tree."""
     for chunk in chunks:
         if chunk.end > ram_size:
             raise ImageError(

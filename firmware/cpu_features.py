@@ -1,9 +1,10 @@
-"""What the device tree says about the processor: facts of the emulated core, per model it is dressed as.
+"""What the device tree says about the processor, per model the emulated core is dressed as.
 
-The core is Unicorn's (QEMU 5.0.1's POWER10 model). It lacks some facilities the real POWER8 and POWER9
-have; their bits are left out of `ibm,pa-features`, so that a guest which reads the property does not use
-them. Bytes and bits: LoPAR, "PA Processor Binding", "CPU Node Properties", `ibm,pa-features` (bit 0 is the
-most significant of its byte); those from 24 on, which ISA 3.0 brought, as Linux and QEMU use them.
+The core is Unicorn's (QEMU 5.0.1's POWER10 model). It lacks some facilities the real POWER8 and
+POWER9 have; their bits are left out of `ibm,pa-features`, so that a guest which reads the property
+does not use them. Bytes and bits: LoPAR, "PA Processor Binding", "CPU Node Properties",
+`ibm,pa-features` (bit 0 is the most significant of its byte); those from 24 on, which ISA 3.0
+brought, as Linux and QEMU use them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class MmuMode(enum.Enum):
 class CpuFacts:
     """One model's constants.
 
-    `logical_pvr` is the architecture level (LoPAR, "Logical Processor Version Values"): ISA 2.07 or 3.0.
+    `logical_pvr` is the architecture level (LoPAR, "Logical Processor Version Values"): ISA 2.07
+    or 3.0.
     """
 
     pvr: int
@@ -46,12 +48,12 @@ class CpuFacts:
     radix: bool
 
 
-# tlbie's AP field (Power ISA 3.1B, Book III, "TLB Management Instructions") in the top three bits, with log2
-# of the page size it stands for: 4 KiB, 64 KiB, 2 MiB, 1 GiB.
+# tlbie's AP field (Power ISA 3.1B, Book III, "TLB Management Instructions") in the top three bits,
+# with log2 of the page size it stands for: 4 KiB, 64 KiB, 2 MiB, 1 GiB.
 RADIX_AP_ENCODINGS = (0 << 29 | 12, 5 << 29 | 16, 1 << 29 | 21, 2 << 29 | 30)
 
-# Base page size and SLB encoding, then its actual sizes with their PTE encodings: 4 KiB segments, and
-# 64 KiB segments (SLB LP 0b01, L = 1). No page sizes mixed in a segment, no 16 MiB pages.
+# Base page size and SLB encoding, then its actual sizes with their PTE encodings: 4 KiB segments,
+# and 64 KiB segments (SLB LP 0b01, L = 1). No page sizes mixed in a segment, no 16 MiB pages.
 SEGMENT_PAGE_SIZES = (12, 0x000, 1, 12, 0, 16, 0x110, 1, 16, 1)
 
 # log2 of the segment sizes, by their two-bit B field: 256 MiB and 1 TiB, the others reserved.
@@ -94,7 +96,8 @@ _ISA_300 = _ISA_207 | {
     32: 0x80,
     # Radix MMU.
     40: 0x80,
-    # Vector integer, quad-precision, string, decimal float and decimal integer additions, SHA, atomics, RNG.
+    # Vector integer, quad-precision, string, decimal float and decimal integer additions, SHA,
+    # atomics, RNG.
     48: 0x80,
     50: 0x80,
     52: 0x80,
@@ -103,9 +106,9 @@ _ISA_300 = _ISA_207 | {
     58: 0x80,
     60: 0x80,
     62: 0x80,
-    # Not set: 24 large decrementer (see `DeviceTreeSpec.decrementer_bits`), 28 and 42 performance monitor,
-    # 30 multiple memory regions, 34 event-based branches, 36 SAO by SPR, 38 copy/paste, 44 precise
-    # addresses from the performance monitor, 46 scv.
+    # Not set: 24 large decrementer (see `DeviceTreeSpec.decrementer_bits`), 28 and 42 performance
+    # monitor, 30 multiple memory regions, 34 event-based branches, 36 SAO by SPR, 38 copy/paste,
+    # 44 precise addresses from the performance monitor, 46 scv.
 }
 
 PA_FEATURE_LARGE_DECREMENTER = 24

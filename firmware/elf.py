@@ -1,4 +1,4 @@
-"""Loadable images: 64-bit PowerPC ELF, both byte orders, both ABIs, fixed or position-independent."""
+"""Loadable 64-bit PowerPC ELF images: both byte orders, both ABIs, fixed or relocatable."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from firmware.elf_header import (
 from firmware.errors import ImageError
 from firmware.image_file import map_image
 
-# Power ISA 3.1B, Book III, "Real Addressing Mode": bits 0:3 of an effective address are ignored, which
-# makes a kernel linked at 0xc000000000000000 run at physical 0.
+# Power ISA 3.1B, Book III, "Real Addressing Mode": bits 0:3 of an effective address are ignored,
+# which makes a kernel linked at 0xc000000000000000 run at physical 0.
 REAL_ADDRESS_MASK = (1 << 60) - 1
 
 # More than any image needs, far less than would overflow an address computation.
@@ -71,8 +71,8 @@ class ElfImage:
 def load_elf(path: str | os.PathLike[str]) -> ElfImage:
     """Read an ELF image's loadable segments.
 
-    The file is mapped, not read: `Segment.data` are views of it. Raises `ImageError`, and nothing else,
-    for every file that is not a loadable 64-bit PowerPC image.
+    The file is mapped, not read: `Segment.data` are views of it. Raises `ImageError`, and nothing
+    else, for every file that is not a loadable 64-bit PowerPC image.
     """
     return parse_elf(os.fspath(path), map_image(path))
 
@@ -118,9 +118,10 @@ def _segment(name: str, data: memoryview, header: ProgramHeader) -> Segment:
 def _entry_address(name: str, data: memoryview, header: ElfHeader) -> int:
     """e_entry, or what its function descriptor says.
 
-    64-bit PowerPC ELF ABI Supplement 1.9 (ELFv1), "Function Descriptors": a program's e_entry is the address
-    of a descriptor in .opd, whose first doubleword is the code address. Linux's vmlinux, ELFv1 too when
-    big-endian, puts the code address itself in e_entry; hence the look at where e_entry points.
+    64-bit PowerPC ELF ABI Supplement 1.9 (ELFv1), "Function Descriptors": a program's e_entry is
+    the address of a descriptor in .opd, whose first doubleword is the code address. Linux's
+    vmlinux, ELFv1 too when big-endian, puts the code address itself in e_entry; hence the look at
+    where e_entry points.
     """
     if header.abi == 2:
         return header.e_entry

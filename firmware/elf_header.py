@@ -1,8 +1,8 @@
 """ELF file, program and section headers, read with every offset checked.
 
-Parsed here rather than with pyelftools: the input may be hostile, and each malformed field has to become
-one `ImageError` without an allocation sized by the file. Layouts: System V gABI, "ELF Header", "Program
-Header" and "Sections"; all fields are in the file's own byte order (`EI_DATA`).
+Parsed here rather than with pyelftools: the input may be hostile, and each malformed field has to
+become one `ImageError` without an allocation sized by the file. Layouts: System V gABI, "ELF
+Header", "Program Header" and "Sections"; all fields are in the file's own byte order (`EI_DATA`).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def is_elf(data: memoryview) -> bool:
 
 
 def parse_header(name: str, data: memoryview) -> ElfHeader:
-    """Read and check the ELF header; raises `ImageError` for anything but a 64-bit PowerPC image."""
+    """Read the ELF header; raises `ImageError` for anything but a 64-bit PowerPC image."""
     if not is_elf(data):
         raise ImageError(f"{name}: not an ELF file{_compression_hint(data)}")
     if len(data) < _EHDR64_SIZE:
@@ -155,8 +155,8 @@ def program_headers(name: str, data: memoryview, header: ElfHeader) -> Iterator[
 def find_section(data: memoryview, header: ElfHeader, section_name: bytes) -> SectionHeader | None:
     """The section of that name, or None when there is none or the section table is unusable.
 
-    Sections are not needed to load an image (gABI, "Linking View and Execution View"), so a damaged or
-    stripped table is no error.
+    Sections are not needed to load an image (gABI, "Linking View and Execution View"), so a
+    damaged or stripped table is no error.
     """
     table_end = header.e_shoff + header.e_shnum * _SHDR64_SIZE
     if (

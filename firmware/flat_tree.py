@@ -1,8 +1,8 @@
 """Flattened device trees: typed property setters over the `fdt` package's nodes.
 
-Every multi-byte value in a device tree is big-endian (Devicetree Specification 0.4, 2.2.4 and 5). `fdt` is
-pure Python and writes only; its own property classes take ASCII strings and 32-bit words, so values are
-encoded here and handed over as bytes.
+Every multi-byte value in a device tree is big-endian (Devicetree Specification 0.4, 2.2.4 and 5).
+`fdt` is pure Python and writes only; its own property classes take ASCII strings and 32-bit words,
+so values are encoded here and handed over as bytes.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from firmware.errors import ImageError
 def map_image(path: str | os.PathLike[str]) -> memoryview:
     """Map a file read-only and return its bytes.
 
-    The map lives as long as the returned view or a slice of it does. Raises `ImageError` when the file is
-    missing, unreadable, empty, or not a regular file (a pipe or a device has no size to check against).
+    The map lives as long as the returned view or a slice of it does. Raises `ImageError` when the
+    file is missing, unreadable, empty, or not a regular file (a pipe or a device has no size to
+    check against).
     """
     name = os.fspath(path)
     try:

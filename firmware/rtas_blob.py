@@ -1,8 +1,9 @@
 """The code a guest enters to call RTAS: five instructions that turn the call into a hypercall.
 
-LoPAR, "Run-Time Abstraction Services (RTAS)", "Environment": the guest enters with r3 = real address of its argument buffer, in
-32-bit big-endian real mode, and expects a return to LR. The hypercall number is the one every ppc64
-hypervisor that implements RTAS itself uses (`KVMPPC_H_RTAS`); it passes the buffer's address in r4.
+LoPAR, "Run-Time Abstraction Services (RTAS)", "Environment": the guest enters with r3 = real
+address of its argument buffer, in 32-bit big-endian real mode, and expects a return to LR. The
+hypercall number is the one every ppc64 hypervisor that implements RTAS itself uses
+(`KVMPPC_H_RTAS`); it passes the buffer's address in r4.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ def encode_or(ra: int, rs: int, rb: int) -> int:
 
 
 def encode_addi(rt: int, ra: int, si: int) -> int:
-    """`addi rt,ra,si` (Power ISA 3.1B, Book I, "Fixed-Point Arithmetic Instructions"); `ra` 0 is the value zero."""
+    """`addi rt,ra,si` (Power ISA 3.1B, Book I, "Fixed-Point Arithmetic Instructions").
+
+    `ra` 0 means the value zero, not GPR 0.
+    """
     return 14 << 26 | rt << 21 | ra << 16 | si & 0xFFFF
 
 

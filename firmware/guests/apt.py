@@ -54,6 +54,7 @@ class Apt:
     root: Path
     architecture: str
     _updated: bool = False
+    _update_error: str = ""
 
     def _prepare(self) -> None:
         for name in ("state/lists/partial", "cache/archives/partial", "log", "sources.list.d"):
@@ -77,10 +78,12 @@ class Apt:
         )
 
     def _run(self, *command: str, cwd: Path | None = None) -> str:
-        return host.run(command, env={"APT_CONFIG": str(self.root / "apt.conf")}, cwd=cwd)
+        # Two builds at once share the state; apt itself would fail instead of waiting.
+        with host.locked(self.root / "lock"):
+            return host.run(command, env={"APT_CONFIG": str(self.root / "apt.conf")}, cwd=cwd)
 
     def update(self) -> None:
-        """Read the indexes once; a source that fails only counts if a package then lacks."""
+        """Read the indexes, once; a failing source is only an error if a package is missing."""
         if self._updated:
             return
         host.require("apt-get", "apt-cache", "apt-config")
@@ -90,8 +93,6 @@ class Apt:
             self._run("apt-get", "-qq", "update")
         except GuestError as error:
             self._update_error = str(error)
-        else:
-            self._update_error = ""
 
     def _missing(self, package: str) -> GuestError:
         why = f" ({self._update_error})" if self._update_error else ""

@@ -15,12 +15,13 @@ from firmware.guests.errors import GuestError
 
 @dataclass(frozen=True)
 class Module:
-    """One module: its path below the kernel's module directory, contents and needs."""
+    """One module: its path below the kernel's module directory, contents, needs, aliases."""
 
     name: str
     path: str
     data: bytes
     depends: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
 
 
 def canonical(name: str) -> str:
@@ -73,8 +74,9 @@ def read_module(root: Path, path: str, available: Iterable[str]) -> Module:
     section = ELFFile(io.BytesIO(data)).get_section_by_name(".modinfo")
     if section is None:
         raise GuestError(f"{path} is not a kernel module: it has no .modinfo section")
-    name = module_name(path)
-    return Module(name, path, data, needs_of(parse_modinfo(section.data()), available))
+    info = parse_modinfo(section.data())
+    aliases = tuple(info.get("alias", []))
+    return Module(module_name(path), path, data, needs_of(info, available), aliases)
 
 
 def load_order(wanted: Iterable[str], depends: Mapping[str, Iterable[str]]) -> list[str]:
@@ -140,3 +142,8 @@ def dependency_index(modules: Iterable[Module]) -> str:
         needs = reversed(load_order([module.name], depends)[:-1])
         lines.append(" ".join([f"{module.path}:", *(by_name[n].path for n in needs)]))
     return "".join(f"{line}\n" for line in lines)
+
+
+def alias_index(modules: Iterable[Module]) -> str:
+    """Return the text of `modules.alias`, by which the kernel asks for e.g. `crypto-crc32c`."""
+    return "".join(f"alias {alias} {m.name}\n" for m in modules for alias in m.aliases)

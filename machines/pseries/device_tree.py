@@ -1,9 +1,10 @@
-"""The pseries machine's flattened device tree, in the form Linux and firmware take from QEMU's pseries.
+"""The pseries machine's flattened device tree, in the form guests know from QEMU's pseries.
 
-Bindings: LoPAR, appendices "System Binding" and "PA Processor Binding" (the section titles below are theirs),
-and the Devicetree Specification 0.4. What QEMU 7.2 has and this tree has not, and why, is listed in
-docs/device-tree.md. Built with the `fdt` package (through `firmware.flat_tree`): it is pure Python,
-so that it needs no compiler where pylibfdt has no wheel, and a tree is built once per boot.
+Bindings: LoPAR, appendices "System Binding" and "PA Processor Binding" (the section titles below
+are theirs), and the Devicetree Specification 0.4. What QEMU 7.2 has and this tree has not, and
+why, is listed in docs/device-tree.md. Built with the `fdt` package (through `firmware.flat_tree`):
+it is pure Python, so that it needs no compiler where pylibfdt has no wheel, and a tree is built
+once per boot.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import uuid as uuids
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from firmware.boot_image import AddressRange
+from firmware.boot_image import FDT_MAX_SIZE, AddressRange
 from firmware.cpu_features import (
     CACHE_LINE_SIZE,
     CLOCK_FREQUENCY,
@@ -28,6 +29,7 @@ from firmware.cpu_features import (
     pa_features,
 )
 from firmware.flat_tree import DeviceTree, DtNode
+from firmware.option_vectors import architecture_vec_5, platform_support
 
 XICS_PHANDLE = 0x1111
 # Second cell of an `interrupts` entry.
@@ -39,15 +41,8 @@ RTAS_EVENT_SCAN_RATE = 1
 # ibm,associativity of everything: four levels, all of them domain 0 (there is one NUMA node).
 ASSOCIATIVITY = (4, 0, 0, 0, 0)
 
-# "ibm,architecture.vec option vectors", vector 5: byte numbers and bits used here.
-OV5_AFFINITY, OV5_FORM1_AFFINITY = 5, 0x80
-OV5_XIVE, OV5_XIVE_LEGACY = 23, 0x00
-OV5_MMU, OV5_MMU_HASH, OV5_MMU_RADIX = 24, 0x00, 0x40
-OV5_HASH_EXTENSIONS = 25
-OV5_RADIX_EXTENSIONS, OV5_RADIX_GTSE = 26, 0x40
-
 NodeBuilder = Callable[[DtNode], None]
-"""Adds nodes to the finished tree's root: for host bridges and other parts with nodes of their own."""
+"""Adds nodes below the root: for host bridges and other parts with nodes of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +62,10 @@ class NvramSlot(VioSlot):
 
 @dataclass(frozen=True, slots=True)
 class RtasSpec:
-    """Where RTAS is (guest-physical; `entry` is an offset from its start) and which calls it has."""
+    """RTAS's area (guest-physical), `entry` as an offset into it, and the calls it has.
+
+    `tokens` are (call name, token); `extras` adds other properties to the node.
+    """
 
     area: AddressRange
     tokens: tuple[tuple[str, int], ...]
@@ -79,12 +77,13 @@ class RtasSpec:
 class DeviceTreeSpec:
     """Everything the tree depends on. Sizes in bytes, addresses guest-physical.
 
-    `htab_shift` is log2 of the hashed page table's size. `kernel` is for firmware to find; leave it out
-    when the kernel is entered directly. `decrementer_bits` above 32 offers POWER9's large decrementer.
-    `logical_pvr` puts the architecture level instead of the processor's PVR into `cpu-version`, as
-    firmware does once client and platform have agreed on a level: the kernel then needs no workarounds for
-    the errata of one processor revision. Firmware that negotiates itself wants the PVR.
-    `rng_seed` is given to the guest's random pool. `extra` builders run last, in order.
+    `htab_shift` is log2 of the hashed page table's size. `kernel` is for firmware to find; leave
+    it out when the kernel is entered directly. `decrementer_bits` above 32 offers POWER9's large
+    decrementer. `logical_pvr` puts the architecture level instead of the processor's PVR into
+    `cpu-version`, as firmware does once client and platform have agreed on a level: the kernel
+    then needs no workarounds for the errata of one processor revision. Firmware that negotiates
+    itself wants the PVR. `rng_seed` is given to the guest's random pool. `extra` builders run
+    last, in order.
     """
 
     ram_size: int
@@ -120,8 +119,8 @@ def build_device_tree(spec: DeviceTreeSpec) -> bytes:
     """The machine's device tree as a flattened blob (version 17).
 
     The area of RTAS is in the memory reservation block, because a kernel entered directly reserves
-    nothing else of what it did not place itself. Raises `ValueError` when builders in `spec.extra`
-    or the names in the spec collide.
+    nothing else of what it did not place itself. Raises `ValueError` when builders in
+    `spec.extra` or unit addresses in the spec collide, or the tree exceeds its place in RAM.
     """
     tree = DeviceTree()
     tree.reserve(spec.rtas.area.start, spec.rtas.area.size)
@@ -134,7 +133,10 @@ def build_device_tree(spec: DeviceTreeSpec) -> bytes:
     _interrupt_controller(tree.root.child("interrupt-controller"), spec)
     for builder in spec.extra:
         builder(tree.root)
-    return tree.to_bytes(boot_cpuid_phys=spec.vcpu_ids[0])
+    blob = tree.to_bytes(boot_cpuid_phys=spec.vcpu_ids[0])
+    if len(blob) > FDT_MAX_SIZE:
+        raise ValueError(f"device tree too large: {len(blob)} bytes, {FDT_MAX_SIZE} at most")
+    return blob
 
 
 def _root(root: DtNode, spec: DeviceTreeSpec) -> None:
@@ -155,8 +157,8 @@ def _chosen(chosen: DtNode, spec: DeviceTreeSpec) -> None:
     if spec.bootargs:
         chosen.string("bootargs", spec.bootargs)
     if spec.initrd is not None:
-        chosen.u64("linux,initrd-start", spec.initrd.start)
-        chosen.u64("linux,initrd-end", spec.initrd.end)
+        chosen.u32("linux,initrd-start", spec.initrd.start)
+        chosen.u32("linux,initrd-end", spec.initrd.end)
     if spec.kernel is not None:
         chosen.u64("qemu,boot-kernel", spec.kernel.start, spec.kernel.size)
         if spec.kernel_little_endian:
@@ -166,40 +168,10 @@ def _chosen(chosen: DtNode, spec: DeviceTreeSpec) -> None:
         chosen.string("linux,stdout-path", path)
         chosen.string("stdout-path", path)
     chosen.u32("linux,pci-probe-only", 0)
-    chosen.raw("ibm,arch-vec-5-platform-support", _platform_support(spec.mmu))
-    chosen.raw("ibm,architecture-vec-5", _architecture_vec_5(spec.mmu))
+    chosen.raw("ibm,arch-vec-5-platform-support", platform_support(spec.mmu))
+    chosen.raw("ibm,architecture-vec-5", architecture_vec_5(spec.mmu))
     if spec.rng_seed is not None:
         chosen.raw("rng-seed", spec.rng_seed)
-
-
-def _architecture_vec_5(mmu: MmuMode) -> bytes:
-    """The negotiated option vector 5: length - 1, then bytes 1, 2, ...
-
-    Nobody negotiates when a kernel is entered with a flattened tree, so this property alone decides
-    which MMU Linux sets up (`early_check_vec5`), and whether a radix guest may use tlbie (GTSE).
-    """
-    radix = mmu is MmuMode.RADIX
-    last = OV5_RADIX_EXTENSIONS
-    vector = bytearray(last + 1)
-    vector[0] = last - 1
-    vector[OV5_AFFINITY] = OV5_FORM1_AFFINITY
-    vector[OV5_XIVE] = OV5_XIVE_LEGACY
-    vector[OV5_MMU] = OV5_MMU_RADIX if radix else OV5_MMU_HASH
-    vector[OV5_RADIX_EXTENSIONS] = OV5_RADIX_GTSE if radix else 0
-    return bytes(vector)
-
-
-def _platform_support(mmu: MmuMode) -> bytes:
-    """What a guest may ask for by ibm,client-architecture-support: (byte number, value) pairs."""
-    radix = mmu is MmuMode.RADIX
-    return bytes(
-        (
-            *(OV5_XIVE, OV5_XIVE_LEGACY),
-            *(OV5_MMU, OV5_MMU_RADIX if radix else OV5_MMU_HASH),
-            *(OV5_HASH_EXTENSIONS, 0),
-            *(OV5_RADIX_EXTENSIONS, OV5_RADIX_GTSE if radix else 0),
-        )
-    )
 
 
 def memory_ranges(ram_size: int, rma_size: int) -> list[AddressRange]:
