@@ -12,7 +12,9 @@ from types import FrameType
 
 from emu.config import ConfigError, MachineConfig
 from emu.log import configure_logging
+from emu.native_cache import is_cold
 from emu.options import HelpRequested, parse_command_line
+from emu.progress import progress
 
 
 class _Terminated(BaseException):
@@ -45,7 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(config: MachineConfig, machine_is: Callable[[Callable[[], object]], None]) -> int:
-    from emu.machine import Machine  # slow to import: mistakes in the options are told before
+    # Slow to import: mistakes in the options are told before.
+    if is_cold():
+        print("ppc64emu: compiling hot paths (first run only) ...", file=sys.stderr, flush=True)
+        with progress("Compiling hot paths"):
+            from emu.machine import Machine
+    else:
+        from emu.machine import Machine
 
     with Machine(config) as machine:
         machine_is(machine.quit)

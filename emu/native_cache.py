@@ -47,6 +47,12 @@ def _prune(root: Path, keep: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def is_cold() -> bool:
+    """Whether the next import of the hot paths has to compile them."""
+    directory = Path(os.environ.get("NUMBA_CACHE_DIR", "."))
+    return next(directory.rglob("*.nbi"), None) is None
+
+
 def use_native_cache() -> None:
     """Point Numba to this source state's directory; before Numba is imported.
 

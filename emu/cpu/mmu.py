@@ -44,10 +44,11 @@ from emu.cpu.mmu_hash import BAD_CONFIG, KEY, NO_EXECUTE, NO_PTE, OK, PROTECTION
 from emu.cpu.mmu_hash import translate_hash
 from emu.cpu.mmu_radix import translate_radix
 from emu.cpu.record import partition_at, vcpu_at
-from emu.cpu.tlb import PAGE_EXEC, PAGE_READ, PAGE_WRITE, fill_ram
+from emu.cpu.tlb import PAGE_EXEC, PAGE_READ, PAGE_WRITE, fill_ram, note_user_page
 from emu.memory.native import load_u32, load_u32_be, load_u64, store_u32, store_u64
 
 LOAD, STORE, FETCH = 0, 1, 2
+_PRIVILEGED = 1  # MMU mode: relocated, not problem state
 NOWHERE = 7  # a real address with neither RAM nor a device
 _REAL_MODE_MASK = np.uint64((1 << 60) - 1)
 _PAGE_SIZE = np.uint64(4096)
@@ -152,6 +153,8 @@ def handle_mmu_fault(cs: int, address: int, access: int, mmu_idx: int) -> int:
     else:
         prot &= PAGE_READ | PAGE_WRITE
     if in_ram:
+        if mmu_idx == _PRIVILEGED and partition.radix and address >> np.uint64(62) == 0:
+            note_user_page(vcpu, address)
         fill_ram(vcpu, partition, address, real, prot, mmu_idx, access == STORE)
     else:
         page = ~(_PAGE_SIZE - np.uint64(1))

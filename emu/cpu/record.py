@@ -15,6 +15,7 @@ from emu.memory.native import record_pointer
 
 MAX_VCPUS = 8
 MAX_MMIO_WINDOWS = 64
+USER_PAGES = 64
 
 VCPU_DTYPE = np.dtype(
     [
@@ -44,7 +45,10 @@ VCPU_DTYPE = np.dtype(
         ("exceptions", "u8"),  # statistics
         ("hypercalls", "u8"),
         ("mmu_fills", "u8"),
-        ("trace", "u4"),  # TraceBits
+        ("pid", "u8"),  # PID whose translations the TLB holds (radix)
+        # Quadrant 0 pages in the TLB of the privileged mode (radix), see emu.cpu.tlb
+        ("user_pages", "u8", (USER_PAGES,)),
+        ("user_page_count", "u4"),
         ("stopped", "u4"),  # not started (RTAS start-cpu) or stopped itself
     ],
     align=True,

@@ -21,6 +21,7 @@ import numpy as np
 from numba import cfunc, njit, types
 
 from emu.cpu import external as ext
+from emu.cpu.isa import Spr
 from emu.cpu.layout import (
     CS_ENV,
     CS_TLB,
@@ -30,6 +31,8 @@ from emu.cpu.layout import (
     DESC_VICTIM_IOTLB,
     DESC_VICTIM_TABLE,
     ENV_LOAD_INFO,
+    ENV_SPR,
+    ENV_TLB_NEED_FLUSH,
     FAST_MASK,
     FAST_TABLE,
     IOTLB_ENTRY_SIZE,
@@ -46,16 +49,30 @@ from emu.cpu.layout import (
     UC_CPU,
     VICTIM_TLB_SIZE,
 )
-from emu.cpu.record import partition_at, vcpu_at
-from emu.memory.native import load_u8, load_u16, load_u64, store_u8, store_u16, store_u64
+from emu.cpu.record import USER_PAGES, partition_at, vcpu_at
+from emu.memory.native import (
+    load_u8,
+    load_u16,
+    load_u32,
+    load_u64,
+    store_u8,
+    store_u16,
+    store_u32,
+    store_u64,
+)
 
 PAGE_SHIFT = 12
+RELOCATED_MODES = 2  # MMU modes 0 (problem state) and 1 (privileged); 2 and 3 are real mode
 PAGE_READ, PAGE_WRITE, PAGE_EXEC = 1, 2, 4
 _PAGE_MASK = np.uint64(~0xFFF & ((1 << 64) - 1))
 _NONE = np.uint64((1 << 64) - 1)
 _NOTDIRTY = np.uint64(1 << 10)
 _INVALID = np.uint64(1 << 11)
 _ONE = np.uint64(1)
+_PROBLEM_MODE, _PRIVILEGED_MODE = 1 << 0, 1 << 1
+_PID = ENV_SPR + 8 * Spr.PID
+_AP_4K, _AP_64K = np.uint64(0), np.uint64(5)
+_NEED_LOCAL_FLUSH = np.uint64(1)
 
 
 @njit(cache=True)
@@ -213,20 +230,131 @@ def flush_all(partition):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def flush_range(vcpu, address, shift):  # type: ignore[no-untyped-def]
-    """Flush one guest page of ``1 << shift`` bytes from one vCPU's TLB."""
+def _flush_data_page(vcpu, address):  # type: ignore[no-untyped-def]
+    """Drop one 4 KiB page from the two relocated modes; no code was translated from it."""
+    tlb = vcpu.cs + np.uint64(CS_TLB)
+    for mode in range(RELOCATED_MODES):
+        desc = tlb + np.uint64(TLB_DESC + mode * TLB_DESC_SIZE)
+        fast = tlb + np.uint64(TLB_FAST + mode * TLB_FAST_SIZE)
+        index = (address >> np.uint64(PAGE_SHIFT)) & (
+            load_u64(fast + np.uint64(FAST_MASK)) // np.uint64(TLB_ENTRY_SIZE)
+        )
+        entry = load_u64(fast + np.uint64(FAST_TABLE)) + index * np.uint64(TLB_ENTRY_SIZE)
+        if _entry_matches(entry, address):
+            _clear_entry(entry)
+            used = desc + np.uint64(DESC_USED_ENTRIES)
+            store_u64(used, load_u64(used) - _ONE)
+        _drop_victims(desc, address)
+
+
+@njit(cache=True)
+def flush_range(vcpu, partition, address, real, shift):  # type: ignore[no-untyped-def]
+    """Flush one guest page of ``1 << shift`` bytes from one vCPU's TLB.
+
+    ``real`` is the guest real address the page had.  Unicorn's own flush of a page also clears
+    its lookup cache of translated blocks, which only pages with code need.
+    """
     if shift > np.uint64(16):
         ext.tlb_flush(vcpu.cs)
         return
     address = address >> shift << shift
-    for i in range(np.int64(1) << np.int64(shift - np.uint64(PAGE_SHIFT))):
-        ext.tlb_flush_page(vcpu.cs, address + (np.uint64(i) << np.uint64(PAGE_SHIFT)))
+    real = real >> shift << shift
+    for _ in range(np.int64(1) << np.int64(shift - np.uint64(PAGE_SHIFT))):
+        page = real >> np.uint64(PAGE_SHIFT)
+        if real >= partition.ram_size or load_u8(vcpu.code_map + page):
+            ext.tlb_flush_page(vcpu.cs, address)
+        else:
+            _flush_data_page(vcpu, address)
+        address += np.uint64(1 << PAGE_SHIFT)
+        real += np.uint64(1 << PAGE_SHIFT)
 
 
 @njit(types.void(types.uint64), cache=True)
 def flush_partition(partition_address):  # type: ignore[no-untyped-def]
     """:func:`flush_all` for callers in Python; no vCPU is running."""
     flush_all(partition_at(partition_address))
+
+
+@njit(cache=True)
+def note_user_page(vcpu, address):  # type: ignore[no-untyped-def]
+    """Remember that the privileged mode's TLB now holds a page of the current process."""
+    count = vcpu.user_page_count
+    if count < USER_PAGES:
+        vcpu.user_pages[count] = address & _PAGE_MASK
+    if count <= USER_PAGES:
+        vcpu.user_page_count = count + 1
+
+
+@njit(cache=True)
+def _flush_everything(vcpu):  # type: ignore[no-untyped-def]
+    vcpu.user_page_count = 0
+    ext.tlb_flush(vcpu.cs)
+
+
+@njit(cache=True)
+def _flush_process(vcpu):  # type: ignore[no-untyped-def]
+    """Drop what belongs to the process that was current; the kernel's pages stay."""
+    if vcpu.user_page_count > USER_PAGES:
+        ext.tlb_flush_by_mmuidx(vcpu.cs, np.uint16(_PROBLEM_MODE | _PRIVILEGED_MODE))
+    else:
+        for i in range(vcpu.user_page_count):
+            _flush_data_page(vcpu, vcpu.user_pages[i])
+        ext.tlb_flush_by_mmuidx(vcpu.cs, np.uint16(_PROBLEM_MODE))
+    vcpu.user_page_count = 0
+
+
+@cfunc(types.void(types.uint64), cache=True)
+def tlb_flush(cs: int) -> None:
+    """Replacement, called by Unicorn's helpers: a write of PID drops one process only."""
+    vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
+    pid = load_u64(vcpu.env + np.uint64(_PID))
+    if partition_at(vcpu.partition).radix != 0 and pid != vcpu.pid:
+        vcpu.pid = pid
+        _flush_process(vcpu)
+    else:
+        _flush_everything(vcpu)
+
+
+@njit(cache=True)
+def _flush_radix_page(vcpu, address, shift):  # type: ignore[no-untyped-def]
+    for i in range(np.int64(1) << np.int64(shift - PAGE_SHIFT)):
+        page = address + (np.uint64(i) << np.uint64(PAGE_SHIFT))
+        _flush_data_page(vcpu, page)
+        ext.tb_flush_jmp_cache(vcpu.cs, page)
+
+
+@cfunc(types.void(types.uint64, types.uint64), cache=True)
+def ppc_tlb_invalidate_one(env: int, rb: int) -> None:
+    """Replacement: tlbie and tlbiel (Power ISA v3.0B, book III, 5.9.3.3).
+
+    Of a radix guest's invalidations of one page only that page goes, for any process, on every
+    vCPU and at once; what covers more (RB's IS field) drops everything.  Other guests' are left
+    to the next synchronising instruction, as Unicorn does.
+    """
+    vcpu = vcpu_at(load_u64(env + np.uint64(ENV_LOAD_INFO)))
+    partition = partition_at(vcpu.partition)
+    if partition.radix == 0:
+        pending = env + np.uint64(ENV_TLB_NEED_FLUSH)
+        store_u32(pending, np.uint64(load_u32(pending)) | _NEED_LOCAL_FLUSH)
+        return
+    size = (rb >> np.uint64(5)) & np.uint64(7)
+    for i in range(partition.vcpu_count):
+        other = vcpu_at(partition.vcpus[i])
+        if (rb >> np.uint64(10)) & np.uint64(3) == 0 and size == _AP_4K:
+            _flush_radix_page(other, rb & _PAGE_MASK, 12)
+        elif (rb >> np.uint64(10)) & np.uint64(3) == 0 and size == _AP_64K:
+            _flush_radix_page(other, rb >> np.uint64(16) << np.uint64(16), 16)
+        else:
+            _flush_everything(other)
+
+
+@cfunc(types.void(types.uint64), cache=True)
+def tlb_flush_all_cpus_synced(cs: int) -> None:
+    """Replacement: ptesync after tlbie; a radix guest's invalidations are done already."""
+    vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
+    partition = partition_at(vcpu.partition)
+    if partition.radix == 0:
+        flush_all(partition)
 
 
 @cfunc(types.void(types.uint64, types.uint64, types.uint64, types.int32, types.uint64), cache=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from uuid import UUID
 
 from emu.config import (
@@ -42,6 +43,8 @@ def machine(build: ConfigBuilder, text: str) -> None:
     if name in ("help", "?"):
         raise HelpRequested(_machine_list())
     if name is not None:
+        # QEMU's versioned names differ in details that only its own migration needs.
+        name = re.sub(r"^(pseries)-\d+\.\d+$", r"\1", name)
         if name not in MACHINES:
             raise ConfigError(
                 f"unsupported machine type '{name}' (use -machine help to list the machines)"

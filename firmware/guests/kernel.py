@@ -72,7 +72,10 @@ def obtain(kernel: SmallKernel, apt: Apt, report: Report, from_source: bool) -> 
         if cached := cached_file(kernel):
             report.step(f"small {kernel.kind} kernel: from the cache, {cached}")
             return cached.read_bytes()
-    return build(kernel, apt, report).read_bytes()
+    # Of two runs at once, the second waits and takes what the first built.
+    with host.locked(cache.cache_root() / f"kernel-{kernel.kind}.lock"):
+        built = None if from_source else cached_file(kernel)
+        return (built or build(kernel, apt, report)).read_bytes()
 
 
 def build(kernel: SmallKernel, apt: Apt, report: Report) -> Path:

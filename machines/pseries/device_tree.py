@@ -118,8 +118,8 @@ class DeviceTreeSpec:
 def build_device_tree(spec: DeviceTreeSpec) -> bytes:
     """The machine's device tree as a flattened blob (version 17).
 
-    The area of RTAS is in the memory reservation block, because a kernel entered directly reserves
-    nothing else of what it did not place itself. Raises `ValueError` when builders in
+    The area of RTAS is in the memory reservation block: to a kernel entered directly it would be
+    free memory otherwise. Raises `ValueError` when builders in
     `spec.extra` or unit addresses in the spec collide, or the tree exceeds its place in RAM.
     """
     tree = DeviceTree()

@@ -131,7 +131,8 @@ def flush_entry(partition, index, pte0, pte1):  # type: ignore[no-untyped-def]
         if not found or base_shift == 0 or not known:
             ext.tlb_flush(vcpu.cs)
         else:
-            flush_range(vcpu, segment + _page_offset(partition, index, pte0, base_shift), shift)
+            address = segment + _page_offset(partition, index, pte0, base_shift)
+            flush_range(vcpu, partition, address, pte1 & HPTE_R_RPN, shift)
 
 
 @njit(cache=True)

@@ -9,6 +9,7 @@ import subprocess
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import fdt
@@ -188,8 +189,12 @@ def test_rtas() -> None:
     assert tree["/rtas", "get-time-of-day"] == cells(0x2001)
     assert tree["/rtas", "extra"] == cells(7)
     assert tree["/rtas", "ibm,hypertas-functions"] == b"hcall-pft\0hcall-term\0"
-    entries = fdt.parse_dtb(build_device_tree(SPEC)).entries
-    assert entries == [{"address": 0x3FFF0000, "size": 0x10000}]
+
+
+def test_rtas_is_reserved() -> None:
+    blob = build_device_tree(SPEC)
+    (off_mem_rsvmap,) = struct.unpack_from(">I", blob, 16)
+    assert struct.unpack_from(">4Q", blob, off_mem_rsvmap) == (0x3FFF0000, 0x10000, 0, 0)
 
 
 def test_rtas_flags_follow_the_calls() -> None:
@@ -242,7 +247,7 @@ def test_memory_nodes(ram_size: int, rma_size: int, expected: list[tuple[int, in
 def test_memory_ranges_cover_ram_once(ram_mib: int, rma_mib: int) -> None:
     ranges = memory_ranges(ram_mib << 20, rma_mib << 20)
     assert ranges[0].start == 0
-    assert all(a.end == b.start for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a.end == b.start for a, b in pairwise(ranges))
     assert ranges[-1].end == ram_mib << 20
     assert all(
         part.start % part.size == 0 and part.size & (part.size - 1) == 0 for part in ranges[1:]

@@ -1,0 +1,1 @@
+"""Paired benchmarks against QEMU's TCG: ``make bench``."""
