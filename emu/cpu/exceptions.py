@@ -35,6 +35,7 @@ from emu.cpu.isa import (
 from emu.cpu.layout import (
     CS_ENV,
     CS_EXCEPTION_INDEX,
+    CS_HALTED,
     ENV_CTR,
     ENV_ERROR_CODE,
     ENV_GPR,
@@ -54,6 +55,8 @@ _GPR3 = ENV_GPR + 8 * 3
 _SRR1 = ENV_SPR + 8 * Spr.SRR1
 _LPCR = ENV_SPR + 8 * Spr.LPCR
 _INVALID_INSTRUCTION = np.uint32(0x21)  # POWERPC_EXCP_INVAL | INVAL_INVAL
+_EXCP_HLT = np.uint32(0x10001)
+_NO_EXCEPTION = np.uint64(0xFFFFFFFF)
 _SCV_0 = np.uint32(0x44000001)
 _RFSCV = np.uint32(0x4C0000A4)
 _SCV_KEEPS = MSR_ME | MSR_EE | MSR_RI
@@ -224,6 +227,24 @@ def on_exception(uc: int, cause: int, vcpu_address: int) -> None:
     if cause == np.uint32(Excp.MCHECK):
         srr1 = env + np.uint64(_SRR1)
         store_u64(srr1, load_u64(srr1) | error)
+
+
+@cfunc(types.void(types.uint64, types.uint32, types.uint32, types.uint64), cache=True)
+def raise_exception_err_ra(env: int, cause: int, error: int, retaddr: int) -> None:
+    """Replacement: priority hints (``or 31,31,31`` and its like) and ``wait`` do not leave ``run()``.
+
+    Unicorn ends ``uc_emu_start`` for them, and Linux executes one in every interrupt handler.
+    Like the original, this never returns: it jumps to the top of the CPU loop.
+    """
+    vcpu = vcpu_at(load_u64(env + np.uint64(ENV_LOAD_INFO)))
+    if cause == _EXCP_HLT:
+        store_u32(vcpu.cs + np.uint64(CS_HALTED), np.uint64(0))
+        store_u32(vcpu.cs + np.uint64(CS_EXCEPTION_INDEX), _NO_EXCEPTION)
+        ext.cpu_loop_exit(vcpu.cs)
+    else:
+        store_u32(vcpu.cs + np.uint64(CS_EXCEPTION_INDEX), np.uint64(cause))
+        store_u32(env + np.uint64(ENV_ERROR_CODE), np.uint64(error))
+        ext.cpu_loop_exit_restore(vcpu.cs, retaddr)
 
 
 @cfunc(types.void(types.uint64), cache=True)

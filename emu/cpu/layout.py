@@ -17,6 +17,7 @@ MACHINE = platform.machine()
 _SHIFT = _SIGJMP_BUF.get(MACHINE, 200) - 200
 
 # struct uc_struct
+UC_MEMORY_MAPPING = 288
 UC_CPU = 440
 UC_HOOK_INSERT = 2032
 UC_NO_EXIT_REQUEST = 2034

@@ -76,6 +76,8 @@ def _check(uc: Any, memory: _Memory) -> tuple[int, int, int]:
     _require(memory.u64(cs + layout.CS_UC) == handle, "CPUState.uc")
     _require(memory.u64(cs + layout.CS_CLASS) == cs + layout.CPU_CLASS, "CPU class copy")
     _require(memory.u64(env + layout.ENV_UC) == handle, "CPUPPCState.uc")
+    mapping = memory.u64(handle + layout.UC_MEMORY_MAPPING)
+    _require(mapping == symbol_address("find_memory_mapping_ppc64"), "memory_mapping")
     _check_pending(memory, cs, env)
     _check_class(memory, cs)
     icount = memory.u64(cs + layout.CS_ICOUNT_DECR_PTR)

@@ -37,6 +37,8 @@ VCPU_DTYPE = np.dtype(
         ("ticker_fd", "i4"),  # eventfd that makes the timer thread look again
         ("deadline_ns", "i8"),  # clock time of the next decrementer interrupt
         ("exec_interrupt", "u8"),  # Unicorn's own cpu_exec_interrupt
+        ("memory_mapping", "u8"),  # Unicorn's own function of that name
+        ("ram_region", "u8"),  # Unicorn's MemoryRegion of guest RAM
         ("code_map", "u8"),  # byte per 4 KiB page of RAM: this vCPU has translated code there
         ("vpa", "u8"),  # guest real address of the registered VPA, or 0
         ("slb_shadow", "u8"),

@@ -51,6 +51,7 @@ from emu.cpu.layout import (
 )
 from emu.cpu.record import USER_PAGES, partition_at, vcpu_at
 from emu.memory.native import (
+    call_2,
     load_u8,
     load_u16,
     load_u32,
@@ -306,7 +307,11 @@ def _flush_process(vcpu):  # type: ignore[no-untyped-def]
 @cfunc(types.void(types.uint64), cache=True)
 def tlb_flush(cs: int) -> None:
     """Replacement, called by Unicorn's helpers: a write of PID drops one process only."""
-    vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
+    address = load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO))
+    if address == 0:  # an instance that is being created has no record yet
+        ext.tlb_flush(cs)
+        return
+    vcpu = vcpu_at(address)
     pid = load_u64(vcpu.env + np.uint64(_PID))
     if partition_at(vcpu.partition).radix != 0 and pid != vcpu.pid:
         vcpu.pid = pid
@@ -377,6 +382,19 @@ def tlb_protect_code(uc: int, ram: int) -> None:
         ext.tlb_reset_dirty(
             vcpu_at(partition.vcpus[i]).cs, partition.ram + ram, np.uint64(1 << PAGE_SHIFT)
         )
+
+
+@cfunc(types.uint64(types.uint64, types.uint64), cache=True)
+def memory_mapping(uc: int, address: int) -> int:
+    """Replacement in ``uc_struct``: the MemoryRegion at a guest real address.
+
+    Every access that leaves the fast path asks; nearly all are to RAM.
+    """
+    cs = load_u64(uc + np.uint64(UC_CPU))
+    vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
+    if address < partition_at(vcpu.partition).ram_size:
+        return vcpu.ram_region
+    return call_2(vcpu.memory_mapping, uc, address)
 
 
 @cfunc(types.void(types.uint64), cache=True)

@@ -66,6 +66,7 @@ def _bind_library() -> None:
     slots.bind("tb_invalidate_phys_page_fast_ppc64", tlb.tb_invalidate_phys_page_fast.address)
     slots.bind("tlb_protect_code_ppc64", tlb.tlb_protect_code.address)
     slots.bind("tlb_reset_dirty_by_vaddr_ppc64", tlb.tlb_reset_dirty_by_vaddr.address)
+    slots.bind("raise_exception_err_ra_ppc64", exceptions.raise_exception_err_ra.address)
     slots.bind("tlb_flush_ppc64", tlb.tlb_flush.address)
     slots.bind("tlb_flush_all_cpus_synced_ppc64", tlb.tlb_flush_all_cpus_synced.address)
     slots.bind("ppc_tlb_invalidate_one_ppc64", tlb.ppc_tlb_invalidate_one.address)
@@ -133,6 +134,7 @@ class Vcpu:
         self._poke_class(layout.CLASS_HANDLE_MMU_FAULT, mmu.handle_mmu_fault.address)
         self._poke_class(layout.CLASS_CPU_EXEC_ENTER, exceptions.exec_enter.address)
         self._poke_class(layout.CLASS_CPU_EXEC_INTERRUPT, exceptions.exec_interrupt.address)
+        self._replace_memory_mapping()
         _uclib.cpu_ppc_tb_init_ppc64(ctypes.c_void_p(self._env), TIMEBASE_FREQUENCY)
         self._route_time_registers()
         hook = ctypes.c_size_t()
@@ -148,6 +150,16 @@ class Vcpu:
         if error:
             raise UnicornError(f"uc_hook_add failed: {error}")
         self.reset_state()
+
+    def _replace_memory_mapping(self) -> None:
+        name = "find_memory_mapping_ppc64"
+        find = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64)(
+            symbol_address(name)
+        )
+        self.record["memory_mapping"] = symbol_address(name)
+        self.record["ram_region"] = find(self._handle, 0)
+        where = self._handle + layout.UC_MEMORY_MAPPING
+        ctypes.c_uint64.from_address(where).value = tlb.memory_mapping.address
 
     def _route_time_registers(self) -> None:
         """TB reads as PURR does, DEC as HDEC: those callbacks reach our clock."""

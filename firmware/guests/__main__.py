@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from firmware.guests import cache, kernel
 from firmware.guests.apt import Apt
@@ -72,10 +74,16 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End as Ctrl-C does, so that temporary directories go."""
+    raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the guests asked for; return the exit status."""
     options = parser().parse_args(arguments)
     again = options.force or options.from_source
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         with Report() as report:
             apt = Apt(cache.cache_root() / "apt", _ARCHITECTURE)

@@ -19,6 +19,7 @@ SCRIPTS = {
     "lib/guest/bench.sh": "guest-bench.sh",
     "lib/guest/stress.sh": "guest-stress.sh",
     "etc/profile": "guest-profile.sh",
+    "etc/inittab": "guest-inittab",
 }
 OUTPUTS = ("vmlinux", "initramfs.cpio.gz")
 

@@ -7,12 +7,12 @@ bench_sha256() {
 }
 
 bench_awk() {
-	awk 'BEGIN { for (i = 0; i < 1000000; i++) x = x * 0.5 + i * 1.25; print x }' >/dev/null
+	awk 'BEGIN { for (i = 0; i < 200000; i++) x = x * 0.5 + i * 1.25; print x }' >/dev/null
 }
 
 bench_shell() {
 	n=0
-	while [ "$n" -lt 200000 ]; do n=$((n + 1)); done
+	while [ "$n" -lt 80000 ]; do n=$((n + 1)); done
 }
 
 bench_forkexec() {

@@ -53,19 +53,6 @@ power() {
 	while :; do sleep 1; done
 }
 
-run_shells() {
-	# What busybox's poweroff, reboot and halt send when given no -f.
-	trap 'power poweroff' USR2
-	trap 'power reboot' TERM
-	trap 'power halt' USR1
-	while :; do
-		# A trap runs while `wait` waits, not while a foreground child runs. cttyhack opens the
-		# real console as the new session's terminal, which job control and Ctrl-C need.
-		setsid cttyhack sh -l &
-		wait $!
-	done
-}
-
 act() {
 	case $1 in
 	poweroff | reboot) power "$1" ;;
@@ -96,4 +83,5 @@ dmesg -n 5
 say "GUEST-READY uptime=$(uptime_seconds)"
 cat /proc/partitions
 act "$(option autotest)"
-run_shells
+# From here busybox's init starts a shell whenever there is none, see /etc/inittab.
+exec /sbin/init

@@ -28,7 +28,7 @@ static void bench_float(void)
 {
 	double x = 0;
 
-	for (int i = 0; i < 10000000; i++)
+	for (int i = 0; i < 30000000; i++)
 		x = x * 0.5 + i * 1.25;
 	sink = x;
 }
@@ -37,7 +37,7 @@ static void bench_integer(void)
 {
 	uint64_t state = 1;
 
-	for (int i = 0; i < 100000000; i++)
+	for (int i = 0; i < 200000000; i++)
 		next_random(&state);
 	sink = state;
 }

@@ -125,6 +125,7 @@ class PseriesMachine:
             rtas=RtasSpec(plan.rtas, tuple(rtas_calls())),
             htab_shift=self.hpt_shift,
             cpu_model=model,
+            logical_pvr=not options.bios,
             mmu=MmuMode.RADIX if model is CpuModel.POWER9 else MmuMode.HASH,
             bootargs=options.append,
             kernel=plan.kernel if options.bios else None,
