@@ -201,6 +201,10 @@ class Machine:
         """The guest made a hypercall that does not exist (vCPU thread)."""
         guest_error("pseries", "unknown hypercall %#x", number)
 
+    def is_ending(self) -> bool:
+        """Whether the vCPU thread is wanted for something else than the guest."""
+        return self._over or self._reset_wanted or self._paused
+
     def _kick(self) -> None:
         with self._wanted:
             self._wanted.notify_all()

@@ -36,6 +36,7 @@ CS_CLASS = 33200 + _SHIFT
 # PowerPCCPU
 CS_TLB = 33216 + _SHIFT
 CS_ENV = 40384 + _SHIFT
+CPU_OPCODES = 120464 + _SHIFT  # opcode table, one pointer per primary opcode
 CPU_CLASS = 121024 + _SHIFT  # the CPU's own copy of its class
 
 # CPUTLB: descriptors first, then the fast part that generated code looks at

@@ -82,6 +82,9 @@ def _check(uc: Any, memory: _Memory) -> tuple[int, int, int]:
     _check_class(memory, cs)
     icount = memory.u64(cs + layout.CS_ICOUNT_DECR_PTR)
     _require(cs < icount < env, "icount_decr")
+    opcodes = struct.unpack("=64Q", memory.read(cs + layout.CPU_OPCODES, 512))
+    _require(len({opcodes[n] for n in (0, 1, 5, 6)}) == 1, "unused opcodes")
+    _require(all(opcodes[n] & 3 == 1 for n in (4, 19, 31, 59, 63)), "opcode tables")
     mask = memory.u64(cs + layout.CS_TLB + layout.TLB_FAST)
     _require(mask & 0x3F == 0 and (mask >> 6) + 1 in {1 << n for n in range(4, 23)}, "TLB")
     return handle, cs, env

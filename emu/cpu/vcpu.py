@@ -14,7 +14,7 @@ import unicorn
 import unicorn.ppc_const as ppc
 import unicorn.unicorn_py3.unicorn as binding
 
-from emu.cpu import clock, exceptions, layout, mmu, tlb
+from emu.cpu import clock, exceptions, layout, mmu, opcodes, tlb
 from emu.cpu.binding import JumpSlots
 from emu.cpu.errors import UnicornError
 from emu.cpu.external import UNICORN_LIBRARY
@@ -131,6 +131,7 @@ class Vcpu:
         """Give Unicorn's POWER10 the identity and hooks of our CPU."""
         mask = self._peek64(layout.ENV_MSR_MASK)
         self._poke64(layout.ENV_MSR_MASK, mask & ~_MSR_MASK_CLEAR)
+        opcodes.remove_decimal(self._cs)
         self._poke_class(layout.CLASS_HANDLE_MMU_FAULT, mmu.handle_mmu_fault.address)
         self._poke_class(layout.CLASS_CPU_EXEC_ENTER, exceptions.exec_enter.address)
         self._poke_class(layout.CLASS_CPU_EXEC_INTERRUPT, exceptions.exec_interrupt.address)

@@ -73,9 +73,7 @@ class Apt:
         text = configuration(self.root, self.architecture, kept)
         # Proxy settings and source addresses may carry passwords.
         host.write_atomic(self.root / "apt.conf", text.encode(), 0o600)
-        host.write_atomic(
-            self.root / "sources.list.d/host.sources", sources.encode(), 0o600
-        )
+        host.write_atomic(self.root / "sources.list.d/host.sources", sources.encode(), 0o600)
 
     def _run(self, *command: str, cwd: Path | None = None) -> str:
         # Two builds at once share the state; apt itself would fail instead of waiting.
@@ -96,9 +94,7 @@ class Apt:
 
     def _missing(self, package: str) -> GuestError:
         why = f" ({self._update_error})" if self._update_error else ""
-        return GuestError(
-            f"apt's sources offer no {package} for {self.architecture}{why}"
-        )
+        return GuestError(f"apt's sources offer no {package} for {self.architecture}{why}")
 
     def resolve(self, package: str, pattern: str) -> str:
         """Return the dependency of a metapackage that fully matches the pattern."""

@@ -50,7 +50,7 @@ def run(
     """Run a program and return its standard output.
 
     `env` adds to the environment; with `log`, output and errors go to that file instead.
-    GuestError carries the last line of what a failing program said.
+    GuestError carries the most telling line of what a failing program said.
     """
     require(str(command[0]))
     full_env = {**os.environ, "LC_ALL": "C", **(env or {})}
@@ -66,10 +66,16 @@ def run(
             )
         output, said = "", f"see {log}"
     if done.returncode != 0:
-        lines = said.strip().splitlines() or ["it said nothing"]
         name = Path(str(command[0])).name
-        raise GuestError(f"{name} failed with status {done.returncode}: {lines[-1]}")
+        raise GuestError(f"{name} failed with status {done.returncode}: {telling_line(said)}")
     return output
+
+
+def telling_line(said: str) -> str:
+    """Pick from a failed program's output the first line with an error, else the last line."""
+    lines = said.strip().splitlines() or ["it said nothing"]
+    errors = (line for line in lines if "error:" in line or line.startswith("E: "))
+    return next(errors, lines[-1]).strip()
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -29,9 +29,7 @@ def parse(text: str) -> dict[str, str]:
 
 def unmet(wanted: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
     """List the wanted options that differ in the actual configuration, as `NAME=value`."""
-    return [
-        f"{name}={value}" for name, value in wanted.items() if actual.get(name, "n") != value
-    ]
+    return [f"{name}={value}" for name, value in wanted.items() if actual.get(name, "n") != value]
 
 
 def check(fragment: str, config: str) -> None:

@@ -20,10 +20,14 @@ _BUILD_TOOLS = ("make", "gcc", "bc", "bison", "flex", "xz", "tar")
 
 @dataclass(frozen=True)
 class SmallKernel:
-    """One byte order's kernel: `kind` is be or le, `cross` the compiler's prefix."""
+    """One byte order's kernel: `kind` is be or le, `cross` the compiler's prefix.
+
+    `libc` is Debian's package with the C library for programs beside that kernel.
+    """
 
     kind: str
     cross: str
+    libc: str
 
     @property
     def fragment(self) -> str:
@@ -36,8 +40,8 @@ class SmallKernel:
         return cache.digest([self.cross, self.fragment])
 
 
-BE = SmallKernel("be", "powerpc64-linux-gnu-")
-LE = SmallKernel("le", "powerpc64le-linux-gnu-")
+BE = SmallKernel("be", "powerpc64-linux-gnu-", "libc6-dev-ppc64-cross")
+LE = SmallKernel("le", "powerpc64le-linux-gnu-", "libc6-dev-ppc64el-cross")
 
 
 def prebuilt_file(kernel: SmallKernel) -> Path | None:

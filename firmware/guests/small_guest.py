@@ -7,6 +7,7 @@ from pathlib import Path
 from firmware.guests import cache, host, kernel
 from firmware.guests.apt import Apt
 from firmware.guests.cpio import Archive
+from firmware.guests.errors import GuestError
 from firmware.guests.report import Report
 
 DATA = Path(__file__).parent
@@ -22,11 +23,22 @@ def c_sources() -> list[Path]:
 
 
 def input_hash(small: kernel.SmallKernel) -> str:
-    """Return a hash of everything that decides what the guest contains."""
+    """Return a hash of everything in the project that decides what the guest contains.
+
+    Where the kernel came from does not count: one that is there is good, prebuilt or built.
+    """
     parts = [p.read_bytes() for p in [*c_sources(), Path(__file__)]]
-    prebuilt = kernel.prebuilt_file(small)
-    origin = cache.file_identity(prebuilt) if prebuilt else "built"
-    return cache.digest([*parts, small.config_hash, origin])
+    return cache.digest([*parts, small.config_hash])
+
+
+def require_compiler(small: kernel.SmallKernel) -> None:
+    """Raise GuestError naming the package if the cross compiler or its libc is missing."""
+    compiler = f"{small.cross}gcc"
+    # The compiler says the bare name of a file it cannot find.
+    if host.run([compiler, "-print-file-name=libc.a"]).strip() == "libc.a":
+        raise GuestError(
+            f"{compiler} has no C library; install it with: apt-get install {small.libc}"
+        )
 
 
 def compile_init(small: kernel.SmallKernel) -> bytes:
@@ -53,7 +65,7 @@ def make(
     directory: Path, small: kernel.SmallKernel, apt: Apt, report: Report, from_source: bool
 ) -> None:
     """Make the guest's files in a directory; `from_source` builds the kernel anew."""
-    host.require(f"{small.cross}gcc")
+    require_compiler(small)
     elf = kernel.obtain(small, apt, report, from_source)
     report.step(f"small {small.kind} guest: compiling the first process")
     archive = initramfs(compile_init(small))

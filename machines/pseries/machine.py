@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from uuid import UUID
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from emu.cpu.record import ExitReason
 from emu.cpu.vcpu import Vcpu
 from emu.memory.dma import Dma
 from emu.memory.ram import GuestRam
-from firmware.boot_image import AddressRange, BootPlan, plan_boot
+from firmware.boot_image import BootPlan, plan_boot
 from firmware.cpu_features import CpuModel, MmuMode
-from machines.pseries import dispatch, hcalls
+from machines.pseries import dispatch, hcalls, papr
 from machines.pseries.device_tree import (
     DeviceTreeSpec,
     NvramSlot,
@@ -29,13 +30,13 @@ from machines.pseries.nvram import Nvram
 from machines.pseries.record import PSERIES_DTYPE
 from machines.pseries.rtas import Rtas, rtas_calls
 from machines.pseries.rtc import Rtc
-from machines.pseries.vty import Vty
+from machines.pseries.vty import Ttys, Vty
 from machines.pseries.xics import Xics
 
 _MIN_HPT_SHIFT, _MAX_HPT_SHIFT = 18, 46
-_NVRAM_UNIT = 0x71000000
-_VIO_IRQ_BASE = 0x1000
-_NVRAM_IRQ = 0x1001
+_NVRAM_UNIT = 0x71000100
+_NVRAM_IRQ = 0x10FF
+_TTY_IRQ_BASE = 0x1100
 
 
 class HostServices(Protocol):
@@ -53,8 +54,62 @@ class HostServices(Protocol):
     def post(self, work: Callable[[], None]) -> None:
         """Run work on the vCPU thread soon.  Any thread."""
 
+    def put_term_char_slow(self, unit: int, length: int, first: int, second: int) -> int:
+        """H_PUT_TERM_CHAR while the terminal's ring is full: wait for the host side."""
+        for vty in self.ttys:
+            if unit in (0, vty.unit):
+                data = (first.to_bytes(8, "big") + second.to_bytes(8, "big"))[:length]
+                vty.put_slow(data, self.host.is_ending)
+                return papr.H_SUCCESS
+        return papr.H_PARAMETER
+
+    def vio_signal(self, unit: int, mode: int) -> int:
+        """H_VIO_SIGNAL of a terminal."""
+        for vty in self.ttys:
+            if vty.unit == unit:
+                return vty.vio_signal(mode)
+        return papr.H_PARAMETER
+
+    @property
+    def uuid(self) -> UUID | None:
+        """The machine's UUID, if it was given one."""
+        return self.options.uuid
+
+    @property
+    def ram_size(self) -> int:
+        """Bytes of guest RAM."""
+        return self.ram.size
+
+    def request_shutdown(self) -> None:
+        """The guest powered off."""
+        self.host.request_shutdown()
+
+    def request_reset(self) -> None:
+        """The guest asked for a reboot."""
+        self.host.request_reset()
+
+    def guest_panicked(self, message: str) -> None:
+        """The guest's kernel gave up."""
+        self.host.guest_panicked(message)
+
+    def display_character(self, character: int) -> None:
+        """RTAS display-character: there is no front panel."""
+
+    def start_cpu(self, vcpu: Vcpu, pc: int, r3: int) -> None:
+        """RTAS start-cpu of a stopped vCPU."""
+        vcpu.reset_state()
+        vcpu.pc = pc
+        vcpu.set_gpr(3, r3)
+
+    def stop_cpu(self, vcpu: Vcpu) -> None:
+        """RTAS stop-self."""
+        vcpu.record["stopped"] = 1
+
     def unknown_hypercall(self, number: int) -> None:
         """The guest made a hypercall that does not exist."""
+
+    def is_ending(self) -> bool:
+        """Whether the vCPU thread is wanted for something else than the guest."""
 
 
 @dataclass
@@ -68,7 +123,7 @@ class PseriesOptions:
     bios: str | None = None
     append: str = ""
     name: str | None = None
-    uuid: Any = None
+    uuid: UUID | None = None
     rtc_base: Any = "utc"
     ttys: list[tuple[int, Any]] = field(default_factory=list)  # (unit address, Chardev)
 
@@ -117,6 +172,22 @@ class PseriesMachine:
         self.record["htab_org"] = self._hpt_view.ctypes.data
         self.record["htab_shift"] = self.hpt_shift
 
+    def _create_ttys(self) -> None:
+        self._tty_records = Ttys(len(self.options.ttys))
+        self.record["ttys"] = self._tty_records.address
+        self.record["tty_count"] = len(self.options.ttys)
+        self.ttys = [
+            Vty(
+                self._tty_records.array[index],
+                unit,
+                _TTY_IRQ_BASE + index,
+                chardev,
+                self.xics,
+                self.host.post,
+            )
+            for index, (unit, chardev) in enumerate(self.options.ttys)
+        ]
+
     def _tree_spec(self) -> DeviceTreeSpec:
         options, plan = self.options, self.plan
         model = CpuModel(options.cpu)
@@ -158,10 +229,15 @@ class PseriesMachine:
         for number, value in self.plan.gprs.items():
             boot.set_gpr(number, value)
 
+    def _stopped_for_ever(self, vcpu: Vcpu) -> bool:
+        return bool(vcpu.record["stopped"]) and len(self.vcpus) == 1
+
     def handle_exit(self, vcpu: Vcpu, reason: ExitReason) -> None:
         """Serve what a vCPU left ``run()`` for."""
         if reason is ExitReason.HYPERCALL:
             hcalls.serve(self, vcpu)
+            if self._stopped_for_ever(vcpu):
+                self.host.guest_panicked("the last CPU stopped itself")
         elif reason is ExitReason.CHECKSTOP:
             self.host.guest_panicked(f"checkstop: machine check with MSR[ME] clear at {vcpu.pc:#x}")
 
@@ -184,6 +260,57 @@ class PseriesMachine:
         """The vCPU with an interrupt server number."""
         return self.vcpus[number] if number < len(self.vcpus) else None
 
+    def put_term_char_slow(self, unit: int, length: int, first: int, second: int) -> int:
+        """H_PUT_TERM_CHAR while the terminal's ring is full: wait for the host side."""
+        for vty in self.ttys:
+            if unit in (0, vty.unit):
+                data = (first.to_bytes(8, "big") + second.to_bytes(8, "big"))[:length]
+                vty.put_slow(data, self.host.is_ending)
+                return papr.H_SUCCESS
+        return papr.H_PARAMETER
+
+    def vio_signal(self, unit: int, mode: int) -> int:
+        """H_VIO_SIGNAL of a terminal."""
+        for vty in self.ttys:
+            if vty.unit == unit:
+                return vty.vio_signal(mode)
+        return papr.H_PARAMETER
+
+    @property
+    def uuid(self) -> UUID | None:
+        """The machine's UUID, if it was given one."""
+        return self.options.uuid
+
+    @property
+    def ram_size(self) -> int:
+        """Bytes of guest RAM."""
+        return self.ram.size
+
+    def request_shutdown(self) -> None:
+        """The guest powered off."""
+        self.host.request_shutdown()
+
+    def request_reset(self) -> None:
+        """The guest asked for a reboot."""
+        self.host.request_reset()
+
+    def guest_panicked(self, message: str) -> None:
+        """The guest's kernel gave up."""
+        self.host.guest_panicked(message)
+
+    def display_character(self, character: int) -> None:
+        """RTAS display-character: there is no front panel."""
+
+    def start_cpu(self, vcpu: Vcpu, pc: int, r3: int) -> None:
+        """RTAS start-cpu of a stopped vCPU."""
+        vcpu.reset_state()
+        vcpu.pc = pc
+        vcpu.set_gpr(3, r3)
+
+    def stop_cpu(self, vcpu: Vcpu) -> None:
+        """RTAS stop-self."""
+        vcpu.record["stopped"] = 1
+
     def unknown_hypercall(self, number: int) -> None:
         """Tell the log, once per number."""
         self.host.unknown_hypercall(number)
@@ -193,6 +320,3 @@ class PseriesMachine:
         for vty in self.ttys:
             vty.close()
         self.partition.close()
-
-
-_ = AddressRange

@@ -28,7 +28,7 @@ from firmware.guests.errors import GuestError
 
 def read_newc(data: bytes) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
     """Decode an archive into name: mode, contents, device numbers; checks the padding."""
-    members = {}
+    members: dict[str, tuple[int, bytes, tuple[int, int]]] = {}
     at = 0
     while True:
         assert at % 4 == 0
@@ -300,6 +300,21 @@ class TestHost:
         with pytest.raises(GuestError, match="sh failed with status 3: two") as failure:
             host.run(["sh", "-c", "echo one >&2; echo two >&2; exit 3"])
         assert "\n" not in str(failure.value)
+
+    def test_the_error_is_picked_from_a_compiler_output(self) -> None:
+        said = "a.c:1:10: fatal error: x.h: No such file\ncompilation terminated.\n"
+        assert host.telling_line(said) == "a.c:1:10: fatal error: x.h: No such file"
+        assert host.telling_line("") == "it said nothing"
+
+    def test_missing_cross_libc_names_its_package(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compiler = tmp_path / "powerpc64-linux-gnu-gcc"
+        compiler.write_text("#!/bin/sh\necho libc.a\n")
+        compiler.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        with pytest.raises(GuestError, match=r"apt-get install libc6-dev-ppc64-cross$"):
+            small_guest.require_compiler(kernel.BE)
 
     def test_failed_write_leaves_the_old_file_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
