@@ -20,7 +20,7 @@ from emu.memory.dma import Dma, DmaError
 from machines.pseries import papr
 from machines.pseries.nvram import Nvram
 from machines.pseries.rtc import Rtc
-from machines.pseries.xics import MASKED, Xics
+from machines.pseries.xics import Xics
 
 SUCCESS, HARDWARE_ERROR, PARAMETER_ERROR = 0, -1, -3
 NOT_AUTHORIZED, SYSPARM_NOT_SUPPORTED, MULTI_LEVEL_BUSY = -9002, -3, -9000
@@ -276,34 +276,23 @@ def _stop_self(call: Call) -> int:
 
 @service("ibm,set-xive", 3, 1)
 def _set_xive(call: Call) -> int:
-    irq, server, priority = call.inputs
-    xics = call.machine.xics
-    if not xics.has(irq) or priority > MASKED or xics.set_xive(irq, server, priority):
-        return PARAMETER_ERROR
-    return SUCCESS
+    return SUCCESS if call.machine.xics.set_xive(*call.inputs) else PARAMETER_ERROR
 
 
 @service("ibm,get-xive", 1, 3)
 def _get_xive(call: Call) -> list[int]:
-    if not call.machine.xics.has(call.inputs[0]):
-        return [PARAMETER_ERROR, 0, 0]
-    return [SUCCESS, *call.machine.xics.xive(call.inputs[0])]
+    xive = call.machine.xics.get_xive(call.inputs[0])
+    return [PARAMETER_ERROR, 0, 0] if xive is None else [SUCCESS, *xive]
 
 
 @service("ibm,int-off", 1, 1)
 def _int_off(call: Call) -> int:
-    if not call.machine.xics.has(call.inputs[0]):
-        return PARAMETER_ERROR
-    call.machine.xics.mask(call.inputs[0])
-    return SUCCESS
+    return SUCCESS if call.machine.xics.int_off(call.inputs[0]) else PARAMETER_ERROR
 
 
 @service("ibm,int-on", 1, 1)
 def _int_on(call: Call) -> int:
-    if not call.machine.xics.has(call.inputs[0]):
-        return PARAMETER_ERROR
-    call.machine.xics.unmask(call.inputs[0])
-    return SUCCESS
+    return SUCCESS if call.machine.xics.int_on(call.inputs[0]) else PARAMETER_ERROR
 
 
 @service("ibm,suspend-me", 0, 1)

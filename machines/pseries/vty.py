@@ -145,7 +145,7 @@ class Vty:
         record["input"] = self._input.ctypes.data
         record["output_fd"] = os.eventfd(0, os.EFD_CLOEXEC)
         record["input_fd"] = os.eventfd(0, os.EFD_CLOEXEC)
-        xics.allocate(irq, lsi=False)
+        xics.claim(irq, lsi=False, name=f"vty@{unit:x}")
         self._threads = [
             threading.Thread(target=target, name=f"tty {unit:#x} {name}", daemon=True)
             for name, target in (("output", self._drain), ("input", self._refill))
