@@ -1,8 +1,8 @@
 """The emulator's Python interface: one machine, its vCPU thread and its consoles.
 
-    with Machine(MachineConfig(kernel="vmlinux", append="console=hvc0")) as machine:
-        machine.start()
-        machine.console.wait_for("GUEST-READY", timeout=60)
+with Machine(MachineConfig(kernel="vmlinux", append="console=hvc0")) as machine:
+    machine.start()
+    machine.console.wait_for("GUEST-READY", timeout=60)
 """
 
 from __future__ import annotations

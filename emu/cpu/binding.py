@@ -21,7 +21,14 @@ from emu.cpu.errors import UnicornError
 _JUMP_SLOT = {"EM_X86_64": 7, "EM_AARCH64": 1026}
 _RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
 _SYMBOL = np.dtype(
-    [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("index", "<u2"), ("value", "<u8"), ("size", "<u8")]
+    [
+        ("name", "<u4"),
+        ("info", "u1"),
+        ("other", "u1"),
+        ("index", "<u2"),
+        ("value", "<u8"),
+        ("size", "<u8"),
+    ]
 )
 
 
@@ -42,8 +49,8 @@ class JumpSlots:
             offset = self._offsets[name]
         except KeyError:
             raise UnicornError(
-                f"{self._path.name}: no linkage slot for {name}; this is not the Unicorn 2.1.4 build "
-                "that ppc64emu knows"
+                f"{self._path.name}: no linkage slot for {name}; this is not the Unicorn 2.1.4 "
+                "build that ppc64emu knows"
             ) from None
         ctypes.c_uint64.from_address(self._base + offset).value = address
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 import numpy as np
 from numba import cfunc, njit, types
@@ -33,7 +34,7 @@ _SPR_TBU = ENV_SPR + 8 * 269
 
 
 @njit(types.uint64(), cache=True)
-def host_monotonic_ns() -> int:
+def host_monotonic_ns() -> Any:
     """Nanoseconds of CLOCK_MONOTONIC."""
     timespec = np.empty(2, np.int64)
     ext.clock_gettime(np.int32(_CLOCK_MONOTONIC), np.uint64(timespec.ctypes.data))
@@ -41,7 +42,7 @@ def host_monotonic_ns() -> int:
 
 
 @cfunc(types.uint64(types.uint64), cache=True)
-def monotonic_clock(_: int) -> int:
+def monotonic_clock(_: int) -> Any:
     """Clock source: the host's monotonic clock."""
     return host_monotonic_ns()
 
@@ -108,7 +109,7 @@ def eventfd_signal(descriptor):  # type: ignore[no-untyped-def]
 
 
 @cfunc(types.uint64(types.uint64), cache=True)
-def read_timebase(env: int) -> int:
+def read_timebase(env: int) -> Any:
     """``cpu_ppc_load_purr``: TB, PURR and SPURR reads.  Keeps TBU in step."""
     vcpu = vcpu_at(load_u64(env + np.uint64(ENV_LOAD_INFO)))
     ticks = timebase(partition_at(vcpu.partition))
@@ -117,7 +118,7 @@ def read_timebase(env: int) -> int:
 
 
 @cfunc(types.uint64(types.uint64), cache=True)
-def read_decrementer(env: int) -> int:
+def read_decrementer(env: int) -> Any:
     """``cpu_ppc_load_hdecr``: DEC reads, 32 bits sign-extended."""
     vcpu = vcpu_at(load_u64(env + np.uint64(ENV_LOAD_INFO)))
     left = vcpu.dec_expiry - timebase(partition_at(vcpu.partition)) - np.uint64(1)

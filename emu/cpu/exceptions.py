@@ -10,9 +10,12 @@ Everything here runs on the vCPU thread, without the GIL.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import cfunc, njit, types
 
+from emu.cpu import doorbell
 from emu.cpu import external as ext
 from emu.cpu.clock import clock_ns, decrementer_update, wait_readable
 from emu.cpu.isa import (
@@ -53,6 +56,8 @@ from emu.memory.native import call_1, call_2, load_u32, load_u64, store_u32, sto
 H_PRIVILEGE = np.uint64((1 << 64) - 3)  # PAPR 14.3, return codes
 _GPR3 = ENV_GPR + 8 * 3
 _SRR1 = ENV_SPR + 8 * Spr.SRR1
+_DAR = ENV_SPR + 8 * Spr.DAR
+_DSISR = ENV_SPR + 8 * Spr.DSISR
 _LPCR = ENV_SPR + 8 * Spr.LPCR
 _INVALID_INSTRUCTION = np.uint32(0x21)  # POWERPC_EXCP_INVAL | INVAL_INVAL
 _EXCP_HLT = np.uint32(0x10001)
@@ -159,10 +164,12 @@ def _rfscv(vcpu):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _emulate(vcpu, nip):  # type: ignore[no-untyped-def]
-    """Execute what POWER9 has and Unicorn's core lacks; false when it is illegal."""
+    """Execute what Unicorn's core lacks or does wrong; false when it is illegal."""
+    word = fetch_instruction(vcpu, nip)
+    if doorbell.is_msgsndp(word):
+        return doorbell.send(vcpu, word, nip)
     if vcpu.pvr >> np.uint32(16) != np.uint32(0x4E):
         return False
-    word = fetch_instruction(vcpu, nip)
     if word == _SCV_0:
         _scv(vcpu, nip)
         return True
@@ -198,9 +205,9 @@ def on_exception(uc: int, cause: int, vcpu_address: int) -> None:
     vcpu = vcpu_at(vcpu_address)
     env = vcpu.env
     vcpu.exceptions += np.uint64(1)
-    if cause == np.uint32(Excp.SYSCALL) and load_u32(
-        env + np.uint64(ENV_ERROR_CODE)
-    ) == np.uint32(1):
+    if cause == np.uint32(Excp.SYSCALL) and load_u32(env + np.uint64(ENV_ERROR_CODE)) == np.uint32(
+        1
+    ):
         vcpu.hypercalls += np.uint64(1)
         if load_u64(env + np.uint64(ENV_MSR)) & np.uint64(MSR_PR):
             store_u64(env + np.uint64(_GPR3), H_PRIVILEGE)
@@ -217,10 +224,10 @@ def on_exception(uc: int, cause: int, vcpu_address: int) -> None:
     cause = _sanitise(vcpu, cause)
     if cause == np.uint32(Excp.HV_EMU) and _emulate(vcpu, nip):
         return
-    if cause == np.uint32(Excp.MCHECK):
-        if not load_u64(env + np.uint64(ENV_MSR)) & np.uint64(MSR_ME):
-            exit_run(vcpu, np.uint32(ExitReason.CHECKSTOP), nip)
-            return
+    enabled = load_u64(env + np.uint64(ENV_MSR)) & np.uint64(MSR_ME)
+    if cause == np.uint32(Excp.MCHECK) and not enabled:
+        exit_run(vcpu, np.uint32(ExitReason.CHECKSTOP), nip)
+        return
     error = np.uint64(load_u32(env + np.uint64(ENV_ERROR_CODE)))
     store_u32(vcpu.cs + np.uint64(CS_EXCEPTION_INDEX), np.uint64(cause))
     ext.ppc_cpu_do_interrupt(vcpu.cs)
@@ -231,9 +238,9 @@ def on_exception(uc: int, cause: int, vcpu_address: int) -> None:
 
 @cfunc(types.void(types.uint64, types.uint32, types.uint32, types.uint64), cache=True)
 def raise_exception_err_ra(env: int, cause: int, error: int, retaddr: int) -> None:
-    """Replacement: priority hints (``or 31,31,31`` and its like) and ``wait`` do not leave ``run()``.
+    """Replacement: priority hints and ``wait`` do not leave ``run()``.
 
-    Unicorn ends ``uc_emu_start`` for them, and Linux executes one in every interrupt handler.
+    For them (``or 31,31,31`` and its like) Unicorn ends ``uc_emu_start`` and Linux executes one in every interrupt handler.
     Like the original, this never returns: it jumps to the top of the CPU loop.
     """
     vcpu = vcpu_at(load_u64(env + np.uint64(ENV_LOAD_INFO)))
@@ -245,6 +252,15 @@ def raise_exception_err_ra(env: int, cause: int, error: int, retaddr: int) -> No
         store_u32(vcpu.cs + np.uint64(CS_EXCEPTION_INDEX), np.uint64(cause))
         store_u32(env + np.uint64(ENV_ERROR_CODE), np.uint64(error))
         ext.cpu_loop_exit_restore(vcpu.cs, retaddr)
+
+
+@cfunc(types.void(types.uint64, types.uint64, types.int32, types.int32, types.uint64), cache=True)
+def unaligned_access(cs: int, address: int, access: int, mmu_idx: int, retaddr: int) -> None:
+    """Class function ``do_unaligned_access``: Unicorn's own sets no DAR and adds to DSISR."""
+    env = cs + np.uint64(CS_ENV)
+    store_u64(env + np.uint64(_DAR), address)
+    store_u64(env + np.uint64(_DSISR), np.uint64(0))
+    ext.ppc_cpu_do_unaligned_access(cs, address, access, mmu_idx, retaddr)
 
 
 @cfunc(types.void(types.uint64), cache=True)
@@ -259,11 +275,12 @@ def exec_enter(cs: int) -> None:
 
 
 @cfunc(types.uint8(types.uint64, types.int32), cache=True)
-def exec_interrupt(cs: int, request: int) -> int:
+def exec_interrupt(cs: int, request: int) -> Any:
     """``cpu_exec_interrupt``: no interrupt slips in between a request to leave and leaving."""
     vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
     if vcpu.exit_reason != np.uint32(0):
         return np.uint8(0)
+    if doorbell.is_next(vcpu):
+        doorbell.deliver(vcpu)
+        return np.uint8(1)
     return np.uint8(call_2(vcpu.exec_interrupt, cs, np.uint64(request)) & np.uint64(0xFF))
-
-

@@ -34,6 +34,9 @@ tb_invalidate_phys_range = _function("tb_invalidate_phys_range_ppc64", _void, _u
 ppc_cpu_do_interrupt = _function("ppc_cpu_do_interrupt_ppc64", _void, _u64)
 cpu_loop_exit = _function("cpu_loop_exit_ppc64", _void, _u64)
 cpu_loop_exit_restore = _function("cpu_loop_exit_restore_ppc64", _void, _u64, _u64)
+ppc_cpu_do_unaligned_access = _function(
+    "ppc_cpu_do_unaligned_access_ppc64", _void, _u64, _u64, _i32, _i32, _u64
+)
 ppc_set_irq = _function("ppc_set_irq_ppc64", _void, _u64, _i32, _i32)
 hreg_store_msr = _function("helper_store_msr_ppc64", _void, _u64, _u64)
 

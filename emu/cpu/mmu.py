@@ -8,6 +8,8 @@ the slow path.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import cfunc, njit, types
 
@@ -40,8 +42,16 @@ from emu.cpu.layout import (
     ENV_MSR,
     ENV_SPR,
 )
-from emu.cpu.mmu_hash import BAD_CONFIG, KEY, NO_EXECUTE, NO_PTE, OK, PROTECTION, SEGMENT
-from emu.cpu.mmu_hash import translate_hash
+from emu.cpu.mmu_hash import (
+    BAD_CONFIG,
+    KEY,
+    NO_EXECUTE,
+    NO_PTE,
+    OK,
+    PROTECTION,
+    SEGMENT,
+    translate_hash,
+)
 from emu.cpu.mmu_radix import translate_radix
 from emu.cpu.record import partition_at, vcpu_at
 from emu.cpu.tlb import PAGE_EXEC, PAGE_READ, PAGE_WRITE, fill_ram, note_user_page
@@ -49,7 +59,7 @@ from emu.memory.native import load_u32, load_u32_be, load_u64, store_u32, store_
 
 LOAD, STORE, FETCH = 0, 1, 2
 _PRIVILEGED = 1  # MMU mode: relocated, not problem state
-NOWHERE = 7  # a real address with neither RAM nor a device
+NOWHERE = 7  # a real address with neither RAM nor a device; or code in a device
 _REAL_MODE_MASK = np.uint64((1 << 60) - 1)
 _PAGE_SIZE = np.uint64(4096)
 _NEED = np.array([PAGE_READ, PAGE_WRITE, PAGE_EXEC], np.int64)
@@ -130,7 +140,7 @@ def _data_fault(vcpu, fault, address, access):  # type: ignore[no-untyped-def]
 
 
 @cfunc(types.int32(types.uint64, types.uint64, types.int32, types.int32), cache=True)
-def handle_mmu_fault(cs: int, address: int, access: int, mmu_idx: int) -> int:
+def handle_mmu_fault(cs: int, address: int, access: int, mmu_idx: int) -> Any:
     """Class function ``handle_mmu_fault``: 0 when the TLB has the page now, 1 to interrupt.
 
     ``mmu_idx`` bit 0 is clear for problem state, bit 1 set for real mode.
@@ -142,7 +152,7 @@ def handle_mmu_fault(cs: int, address: int, access: int, mmu_idx: int) -> int:
         vcpu, partition, address, _NEED[access], (mmu_idx & 2) != 0, (mmu_idx & 1) == 0, True
     )
     in_ram = real < partition.ram_size
-    if fault == OK and not in_ram and not is_mmio(partition, real):
+    if fault == OK and not in_ram and (access == FETCH or not is_mmio(partition, real)):
         fault = NOWHERE
     if fault != OK:
         if access == FETCH:

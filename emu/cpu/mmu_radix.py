@@ -11,7 +11,7 @@ from numba import njit
 
 from emu.cpu.isa import Spr
 from emu.cpu.layout import ENV_SPR
-from emu.cpu.mmu_hash import BAD_CONFIG, KEY, NO_PTE, OK, PROTECTION, SEGMENT
+from emu.cpu.mmu_hash import BAD_CONFIG, NO_EXECUTE, NO_PTE, OK, PROTECTION, SEGMENT
 from emu.cpu.tlb import PAGE_EXEC, PAGE_READ, PAGE_WRITE, page_written
 from emu.memory.native import load_u64, load_u64_be, store_u64_be
 
@@ -88,10 +88,10 @@ def _walk(partition, entry, address):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _protection(vcpu, pte, user):  # type: ignore[no-untyped-def]
-    """PAGE_* bits by access authority, and those a key takes away (5.7.10.4, 5.7.9.1)."""
+    """PAGE_* bits by access authority and key 0 (5.7.10.4)."""
     prot = 0
     if pte & _EAA_PRIV and user:
-        return 0, 0
+        return 0
     if pte & _EAA_READ:
         prot |= PAGE_READ
     if pte & _EAA_WRITE:
@@ -108,7 +108,7 @@ def _protection(vcpu, pte, user):  # type: ignore[no-untyped-def]
             forbidden |= PAGE_READ
         if iamr & np.uint64(1):
             forbidden |= PAGE_EXEC
-    return prot, forbidden
+    return prot & ~forbidden
 
 
 @njit(cache=True)
@@ -121,12 +121,11 @@ def translate_radix(vcpu, partition, address, need, user, update):  # type: igno
     fault, where, pte, shift = _walk(partition, entry, address)
     if fault != OK:
         return fault, none, 0
-    prot, forbidden = _protection(vcpu, pte, user)
+    if need == PAGE_EXEC and (pte & _ATT) == _ATT_NON_IDEMPOTENT:
+        return NO_EXECUTE, none, 0
+    prot = _protection(vcpu, pte, user)
     if not prot & need:
         return PROTECTION, none, 0
-    if forbidden & need:
-        return KEY, none, 0
-    prot &= ~forbidden
     if update:
         wanted = pte | _R
         if need == PAGE_WRITE:

@@ -103,7 +103,7 @@ class Partition:
         base = int(self.record["tb_at_epoch"])
         if not self.running:
             return base
-        elapsed = clock_ns_at(self.address) - int(self.record["clock_epoch_ns"])
+        elapsed = int(clock_ns_at(self.address)) - int(self.record["clock_epoch_ns"])
         return base + elapsed * 64 // 125
 
     @timebase.setter

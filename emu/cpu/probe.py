@@ -121,6 +121,7 @@ def _check_pending(memory: _Memory, cs: int, env: int) -> None:
 
 def _check_class(memory: _Memory, cs: int) -> None:
     exports = {
+        layout.CLASS_DO_UNALIGNED_ACCESS: "ppc_cpu_do_unaligned_access_ppc64",
         layout.CLASS_CPU_EXEC_INTERRUPT: "ppc_cpu_exec_interrupt_ppc64",
         layout.CLASS_HANDLE_MMU_FAULT: "ppc64_v3_handle_mmu_fault",
     }

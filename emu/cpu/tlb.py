@@ -17,6 +17,8 @@ Runs on the vCPU thread.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import cfunc, njit, types
 
@@ -385,7 +387,7 @@ def tlb_protect_code(uc: int, ram: int) -> None:
 
 
 @cfunc(types.uint64(types.uint64, types.uint64), cache=True)
-def memory_mapping(uc: int, address: int) -> int:
+def memory_mapping(uc: int, address: int) -> Any:
     """Replacement in ``uc_struct``: the MemoryRegion at a guest real address.
 
     Every access that leaves the fast path asks; nearly all are to RAM.

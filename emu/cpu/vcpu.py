@@ -131,8 +131,9 @@ class Vcpu:
         """Give Unicorn's POWER10 the identity and hooks of our CPU."""
         mask = self._peek64(layout.ENV_MSR_MASK)
         self._poke64(layout.ENV_MSR_MASK, mask & ~_MSR_MASK_CLEAR)
-        opcodes.remove_decimal(self._cs)
+        opcodes.remove_unsafe(self._cs)
         self._poke_class(layout.CLASS_HANDLE_MMU_FAULT, mmu.handle_mmu_fault.address)
+        self._poke_class(layout.CLASS_DO_UNALIGNED_ACCESS, exceptions.unaligned_access.address)
         self._poke_class(layout.CLASS_CPU_EXEC_ENTER, exceptions.exec_enter.address)
         self._poke_class(layout.CLASS_CPU_EXEC_INTERRUPT, exceptions.exec_interrupt.address)
         self._replace_memory_mapping()

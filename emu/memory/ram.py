@@ -30,6 +30,11 @@ class GuestRam:
         self.address: int = self.view.ctypes.data
 
     @property
+    def memory(self) -> memoryview:
+        """All of RAM as writable bytes, for loaders; no dirty log, no code invalidation."""
+        return memoryview(self._map)
+
+    @property
     def pages(self) -> int:
         """Number of 4 KiB pages."""
         return self.size // PAGE_SIZE
@@ -40,7 +45,7 @@ class GuestRam:
 
     def contains(self, address: int, size: int) -> bool:
         """Whether ``size`` bytes at a guest real address lie in RAM."""
-        return 0 <= address and 0 <= size and address + size <= self.size
+        return address >= 0 and size >= 0 and address + size <= self.size
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes at a guest real address; the caller checked :meth:`contains`."""

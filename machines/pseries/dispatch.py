@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import cfunc, njit, types
 
@@ -117,7 +119,7 @@ def serve_native(address):  # type: ignore[no-untyped-def]
 
 
 @cfunc(types.uint64(types.uint64), cache=True)
-def hypercall(address: int) -> int:
+def hypercall(address: int) -> Any:
     """The partition's hypercall function; while calls are traced, all go through Python."""
     vcpu = vcpu_at(address)
     if pseries_at(partition_at(vcpu.partition).machine).trace_hcalls != 0:

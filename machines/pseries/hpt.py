@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from emu.cpu import external as ext
 from emu.cpu.layout import ENV_GPR, ENV_SLB, ENV_SLB_ENTRIES, ENV_SLB_ENTRY_SIZE
 from emu.cpu.mmu import is_mmio
 from emu.cpu.mmu_hash import (
@@ -26,7 +27,6 @@ from emu.cpu.mmu_hash import (
 )
 from emu.cpu.record import vcpu_at
 from emu.cpu.tlb import flush_range
-from emu.cpu import external as ext
 from emu.memory.native import load_u64, load_u64_be, store_u64, store_u64_be
 from machines.pseries import papr
 
@@ -87,9 +87,10 @@ def _segment_address(vcpu, pte0):  # type: ignore[no-untyped-def]
     for _ in range(ENV_SLB_ENTRIES):
         esid = load_u64(entry)
         vsid = load_u64(entry + np.uint64(8))
-        if esid & _SLB_VALID and (vsid & _SEGMENT_B) == (pte0 & _SEGMENT_B):
-            if (vsid & np.uint64(0x3FFFFFFFFFFFF000)) >> shift == wanted:
-                return True, esid & np.uint64(~0xFFFFFFF & _ALL)
+        same_size = (vsid & _SEGMENT_B) == (pte0 & _SEGMENT_B)
+        number = (vsid & np.uint64(0x3FFFFFFFFFFFF000)) >> shift
+        if esid & _SLB_VALID and same_size and number == wanted:
+            return True, esid & np.uint64(~0xFFFFFFF & _ALL)
         entry += np.uint64(ENV_SLB_ENTRY_SIZE)
     return False, _ZERO
 
@@ -140,7 +141,7 @@ def _cacheability_fits(partition, real, size, pte1):  # type: ignore[no-untyped-
     """Whether WIMG suits what lies at a real address, RAM or a device."""
     wimg = pte1 & _WIMG
     if real + size <= partition.ram_size:
-        return wimg == _ZERO or wimg == _WIMG_M or wimg == _WIMG_STRONG
+        return wimg in (_ZERO, _WIMG_M, _WIMG_STRONG)
     return is_mmio(partition, real) and (wimg & _WIMG_I) != 0
 
 
@@ -149,7 +150,7 @@ def h_enter(vcpu, partition):  # type: ignore[no-untyped-def]
     """H_ENTER(flags, index, entry): r4 gets the index used."""
     flags, index = argument(vcpu, 0), argument(vcpu, 1)
     pte0, pte1 = argument(vcpu, 2), argument(vcpu, 3)
-    base_shift, shift = any_page_shift(pte0, pte1)
+    _base_shift, shift = any_page_shift(pte0, pte1)
     if shift == 0:
         return PARAMETER
     size = _ONE << shift

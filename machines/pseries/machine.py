@@ -54,57 +54,6 @@ class HostServices(Protocol):
     def post(self, work: Callable[[], None]) -> None:
         """Run work on the vCPU thread soon.  Any thread."""
 
-    def put_term_char_slow(self, unit: int, length: int, first: int, second: int) -> int:
-        """H_PUT_TERM_CHAR while the terminal's ring is full: wait for the host side."""
-        for vty in self.ttys:
-            if unit in (0, vty.unit):
-                data = (first.to_bytes(8, "big") + second.to_bytes(8, "big"))[:length]
-                vty.put_slow(data, self.host.is_ending)
-                return papr.H_SUCCESS
-        return papr.H_PARAMETER
-
-    def vio_signal(self, unit: int, mode: int) -> int:
-        """H_VIO_SIGNAL of a terminal."""
-        for vty in self.ttys:
-            if vty.unit == unit:
-                return vty.vio_signal(mode)
-        return papr.H_PARAMETER
-
-    @property
-    def uuid(self) -> UUID | None:
-        """The machine's UUID, if it was given one."""
-        return self.options.uuid
-
-    @property
-    def ram_size(self) -> int:
-        """Bytes of guest RAM."""
-        return self.ram.size
-
-    def request_shutdown(self) -> None:
-        """The guest powered off."""
-        self.host.request_shutdown()
-
-    def request_reset(self) -> None:
-        """The guest asked for a reboot."""
-        self.host.request_reset()
-
-    def guest_panicked(self, message: str) -> None:
-        """The guest's kernel gave up."""
-        self.host.guest_panicked(message)
-
-    def display_character(self, character: int) -> None:
-        """RTAS display-character: there is no front panel."""
-
-    def start_cpu(self, vcpu: Vcpu, pc: int, r3: int) -> None:
-        """RTAS start-cpu of a stopped vCPU."""
-        vcpu.reset_state()
-        vcpu.pc = pc
-        vcpu.set_gpr(3, r3)
-
-    def stop_cpu(self, vcpu: Vcpu) -> None:
-        """RTAS stop-self."""
-        vcpu.record["stopped"] = 1
-
     def unknown_hypercall(self, number: int) -> None:
         """The guest made a hypercall that does not exist."""
 
@@ -165,9 +114,7 @@ class PseriesMachine:
     def _allocate_hpt(self) -> None:
         shift = self.options.ram_size.bit_length() - 1 - 7
         self.hpt_shift = max(_MIN_HPT_SHIFT, min(_MAX_HPT_SHIFT, shift))
-        self._hpt = mmap.mmap(
-            -1, 1 << self.hpt_shift, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        )
+        self._hpt = mmap.mmap(-1, 1 << self.hpt_shift, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._hpt_view = np.frombuffer(self._hpt, np.uint8)
         self.record["htab_org"] = self._hpt_view.ctypes.data
         self.record["htab_shift"] = self.hpt_shift
@@ -218,7 +165,7 @@ class PseriesMachine:
         self.xics.reset()
         for vty in self.ttys:
             vty.reset()
-        self.plan.place(memoryview(self.ram.view))
+        self.plan.place(self.ram.memory)
         self.ram.write(self.plan.fdt.start, self.fdt)
         self.partition.dirty_map[:] = 1
         for vcpu in self.vcpus:

@@ -159,7 +159,7 @@ def _get_time_of_day(call: Call) -> list[int]:
 def _set_time_of_day(call: Call) -> int:
     *date, nanoseconds = call.inputs
     try:
-        when = datetime(*date, nanoseconds // 1000)  # type: ignore[misc,arg-type]
+        when = datetime(*date, nanoseconds // 1000)  # type: ignore[call-arg,arg-type]
         call.machine.rtc.set(when)
     except (ValueError, OverflowError):
         return PARAMETER_ERROR

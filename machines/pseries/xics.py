@@ -148,36 +148,55 @@ def _reject(xics, irq):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _present(xics, server, irq, priority):  # type: ignore[no-untyped-def]
-    """Show an interrupt to a CPU unless a more favoured one stands in the way; whether it did."""
+    """Show an interrupt to a CPU unless a more favoured one stands in the way.
+
+    Returns (whether it did, the interrupt this displaced or 0).
+    """
     icp = _icp(xics, server)
     if priority >= icp.cppr or (icp.xisr != _NO_IRQ and icp.pending_priority <= priority):
-        return False
+        return False, _NO_IRQ
     displaced = icp.xisr
     icp.xisr = np.uint32(irq)
     icp.pending_priority = priority
     _reject(xics, displaced)
     _drive(xics, server, 1)
-    return True
+    return True, displaced
 
 
 @njit(cache=True)
 def _send(xics, irq):  # type: ignore[no-untyped-def]
-    """Offer a waiting source to its server."""
-    source = _source(xics, irq)
-    if not _waits(source) or not _present(xics, source.server, irq, source.priority):
-        return
-    if source.flags & _LSI:
-        source.status |= _SENT
-    else:
-        source.status &= _NOT_PENDING
-    _note_waiting(xics, irq)
+    """Offer a waiting source to its server, and what that displaces to its own.
+
+    The guest may have routed the displaced source elsewhere while it was presented.  This ends:
+    each round makes some server's interrupt more favoured.
+    """
+    number = np.uint64(irq)
+    while _is_source(number):
+        source = _source(xics, number)
+        if not _waits(source):
+            return
+        shown, displaced = _present(xics, source.server, number, source.priority)
+        if not shown:
+            return
+        if source.flags & _LSI:
+            source.status |= _SENT
+        else:
+            source.status &= _NOT_PENDING
+        _note_waiting(xics, number)
+        number = np.uint64(displaced)
+
+
+@njit(cache=True)
+def _send_ipi(xics, server):  # type: ignore[no-untyped-def]
+    """Present the IPI that MFRR asks for, if any."""
+    _shown, displaced = _present(xics, server, IPI, _icp(xics, server).mfrr)
+    _send(xics, displaced)
 
 
 @njit(cache=True)
 def _resend(xics, server):  # type: ignore[no-untyped-def]
     """Offer everything that waits for a server."""
-    icp = _icp(xics, server)
-    _present(xics, server, IPI, icp.mfrr)
+    _send_ipi(xics, server)
     for word in range(SOURCE_COUNT // 64):
         bits = xics.waiting[word]
         irq = _BASE + np.uint64(64 * word)
@@ -193,6 +212,7 @@ def icp_set_cppr(xics, server, cppr):  # type: ignore[no-untyped-def]
     """Set a server's priority (low byte): reject what it no longer admits, resend what waits."""
     icp = _icp(xics, server)
     icp.cppr = np.uint8(np.uint64(cppr) & _BYTE)
+    rejected = _NO_IRQ
     if icp.xisr != _NO_IRQ and icp.pending_priority >= icp.cppr:
         rejected = icp.xisr
         icp.xisr = _NO_IRQ
@@ -201,6 +221,7 @@ def icp_set_cppr(xics, server, cppr):  # type: ignore[no-untyped-def]
         _reject(xics, rejected)
     if icp.xisr == _NO_IRQ:
         _resend(xics, np.uint32(server))
+    _send(xics, rejected)  # its server may be another by now
 
 
 @njit(cache=True)
@@ -211,7 +232,7 @@ def icp_set_mfrr(xics, server, mfrr):  # type: ignore[no-untyped-def]
     """
     icp = _icp(xics, server)
     icp.mfrr = np.uint8(np.uint64(mfrr) & _BYTE)
-    _present(xics, server, IPI, icp.mfrr)
+    _send_ipi(xics, server)
 
 
 @njit(cache=True)
@@ -247,8 +268,7 @@ def icp_eoi(xics, server, xirr):  # type: ignore[no-untyped-def]
             source.status &= _NOT_SENT
             _note_waiting(xics, irq)
     icp_set_cppr(xics, server, np.uint64(xirr) >> np.uint64(24))
-    if _is_source(irq):
-        _send(xics, irq)  # its server may be another by now
+    _send(xics, irq)  # its server, too, may be another
 
 
 @njit(cache=True)
