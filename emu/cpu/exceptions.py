@@ -60,10 +60,14 @@ _DAR = ENV_SPR + 8 * Spr.DAR
 _DSISR = ENV_SPR + 8 * Spr.DSISR
 _LPCR = ENV_SPR + 8 * Spr.LPCR
 _INVALID_INSTRUCTION = np.uint32(0x21)  # POWERPC_EXCP_INVAL | INVAL_INVAL
+_PRIVILEGED_INSTRUCTION = np.uint64(0x31)  # POWERPC_EXCP_PRIV | PRIV_OPC
 _EXCP_HLT = np.uint32(0x10001)
 _NO_EXCEPTION = np.uint64(0xFFFFFFFF)
 _SCV_0 = np.uint32(0x44000001)
 _RFSCV = np.uint32(0x4C0000A4)
+_FSCR = ENV_SPR + 8 * Spr.FSCR
+_FSCR_SCV, _FSCR_FACILITIES = np.uint64(1 << 12), np.uint64((1 << 56) - 1)
+_FSCR_CAUSE_SCV = np.uint64(12 << 56)
 _SCV_KEEPS = MSR_ME | MSR_EE | MSR_RI
 _RFSCV_TAKES = ~0x783F0000 & ((1 << 64) - 1)
 _AIL_3_SCV = np.uint64(0xC000000000003000)
@@ -138,6 +142,13 @@ def _set_msr(vcpu, value):  # type: ignore[no-untyped-def]
 def _scv(vcpu, nip):  # type: ignore[no-untyped-def]
     """System call vectored, level 0 (Power ISA v3.0B, book III, 4.3.1 and 6.5.27)."""
     env = vcpu.env
+    fscr = load_u64(env + np.uint64(_FSCR))
+    if not fscr & _FSCR_SCV:
+        store_u64(env + np.uint64(_FSCR), (fscr & _FSCR_FACILITIES) | _FSCR_CAUSE_SCV)
+        store_u32(env + np.uint64(ENV_ERROR_CODE), np.uint64(0))
+        store_u32(vcpu.cs + np.uint64(CS_EXCEPTION_INDEX), np.uint64(Excp.FU))
+        ext.ppc_cpu_do_interrupt(vcpu.cs)
+        return
     msr = load_u64(env + np.uint64(ENV_MSR))
     lpcr = load_u64(env + np.uint64(_LPCR))
     store_u64(env + np.uint64(ENV_LR), nip + np.uint64(4))
@@ -175,6 +186,7 @@ def _emulate(vcpu, nip):  # type: ignore[no-untyped-def]
         return True
     if word == _RFSCV:
         if load_u64(vcpu.env + np.uint64(ENV_MSR)) & np.uint64(MSR_PR):
+            store_u32(vcpu.env + np.uint64(ENV_ERROR_CODE), _PRIVILEGED_INSTRUCTION)
             return False
         _rfscv(vcpu)
         return True

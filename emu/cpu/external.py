@@ -32,6 +32,18 @@ tb_flush_jmp_cache = _function("tb_flush_jmp_cache_ppc64", _void, _u64, _u64)
 tlb_reset_dirty = _function("tlb_reset_dirty_ppc64", _void, _u64, _u64, _u64)
 tb_invalidate_phys_range = _function("tb_invalidate_phys_range_ppc64", _void, _u64, _u64, _u64)
 ppc_cpu_do_interrupt = _function("ppc_cpu_do_interrupt_ppc64", _void, _u64)
+tb_htable_lookup = _function(
+    "tb_htable_lookup_ppc64", _u64, _u64, _u64, _u64, types.uint32, types.uint32
+)
+tb_flush = _function("tb_flush_ppc64", _void, _u64)
+tcg_gen_callN = _function("tcg_gen_callN_ppc64", _void, _u64, _u64, _u64, _i32, _u64)
+tcg_gen_exit_tb = _function("tcg_gen_exit_tb_ppc64", _void, _u64, _u64, types.uint32)
+tcg_gen_op1 = _function("tcg_gen_op1_ppc64", _void, _u64, _i32, _u64)
+tcg_gen_op3 = _function("tcg_gen_op3_ppc64", _void, _u64, _i32, _u64, _u64, _u64)
+tcg_gen_brcondi_i32 = _function("tcg_gen_brcondi_i32_ppc64", _void, _u64, _i32, _u64, _i32, _u64)
+tcg_temp_new_internal = _function("tcg_temp_new_internal_ppc64", _u64, _u64, _i32, types.uint8)
+tcg_temp_free_internal = _function("tcg_temp_free_internal_ppc64", _void, _u64, _u64)
+gen_new_label = _function("gen_new_label_ppc64", _u64, _u64)
 cpu_loop_exit = _function("cpu_loop_exit_ppc64", _void, _u64)
 cpu_loop_exit_restore = _function("cpu_loop_exit_restore_ppc64", _void, _u64, _u64)
 ppc_cpu_do_unaligned_access = _function(

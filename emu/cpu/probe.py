@@ -16,7 +16,9 @@ import unicorn.unicorn_py3.unicorn as binding
 
 from emu.cpu import layout
 from emu.cpu.errors import UnicornError
+from emu.cpu.isa import Spr
 
+_UNICORN_PVR = 0x00800100
 _SENTINEL = 0x5EED_0000_C0DE_0000
 
 
@@ -73,6 +75,8 @@ def _check(uc: Any, memory: _Memory) -> tuple[int, int, int]:
     env = memory.u64(cs + layout.CS_ENV_PTR)
     _require(env == cs + layout.CS_ENV, "CPUPPCState inside PowerPCCPU")
     _check_registers(uc, memory, env)
+    _check_status(uc, memory, env)
+    _check_sprs(memory, env)
     _require(memory.u64(cs + layout.CS_UC) == handle, "CPUState.uc")
     _require(memory.u64(cs + layout.CS_CLASS) == cs + layout.CPU_CLASS, "CPU class copy")
     _require(memory.u64(env + layout.ENV_UC) == handle, "CPUPPCState.uc")
@@ -102,13 +106,33 @@ def _check_registers(uc: Any, memory: _Memory, env: int) -> None:
     _require(memory.u64(env + layout.ENV_LR) == _SENTINEL + 1, "LR")
     _require(memory.u64(env + layout.ENV_CTR) == _SENTINEL + 2, "CTR")
     _require(memory.u64(env + layout.ENV_NIP) == _SENTINEL + 4, "NIP")
-    vsr0 = struct.unpack("=2Q", memory.read(env + layout.ENV_VSR, 16))
-    _require(_SENTINEL + 5 in vsr0, "VSR")
+    _require(memory.u64(env + layout.ENV_VSR + 8) == _SENTINEL + 5, "VSR")
     _require(memory.u64(env + layout.ENV_MSR) == uc.reg_read(ppc.UC_PPC_REG_MSR), "MSR")
     for number in range(32):
         uc.reg_write(ppc.UC_PPC_REG_0 + number, 0)
     for register in (ppc.UC_PPC_REG_LR, ppc.UC_PPC_REG_CTR, ppc.UC_PPC_REG_PC, ppc.UC_PPC_REG_FPR0):
         uc.reg_write(register, 0)
+
+
+def _check_status(uc: Any, memory: _Memory, env: int) -> None:
+    uc.reg_write(ppc.UC_PPC_REG_CR, 0x12345678)
+    uc.reg_write(ppc.UC_PPC_REG_XER, 0x7F)
+    uc.reg_write(ppc.UC_PPC_REG_FPSCR, 0x3)
+    fields = struct.unpack("=8I", memory.read(env + layout.ENV_CRF, 32))
+    _require(fields == tuple(range(1, 9)), "CR")
+    _require(memory.u64(env + layout.ENV_XER) == 0x7F, "XER")
+    _require(memory.u64(env + layout.ENV_FPSCR) == 0x3, "FPSCR")
+    for register in (ppc.UC_PPC_REG_CR, ppc.UC_PPC_REG_XER, ppc.UC_PPC_REG_FPSCR):
+        uc.reg_write(register, 0)
+
+
+def _check_sprs(memory: _Memory, env: int) -> None:
+    """Unicorn's own PVR (POWER10 1.0), its initial value and its name."""
+    pvr = env + layout.ENV_SPR_CB + layout.ENV_SPR_CB_SIZE * Spr.PVR
+    _require(memory.u64(env + layout.ENV_SPR + 8 * Spr.PVR) == _UNICORN_PVR, "SPR")
+    _require(memory.u64(pvr + layout.SPR_CB_DEFAULT) == _UNICORN_PVR, "SPR callbacks")
+    name = memory.u64(pvr + layout.SPR_CB_NAME)
+    _require(memory.read(name, 4) == b"PVR\0", "SPR names")
 
 
 def _check_pending(memory: _Memory, cs: int, env: int) -> None:

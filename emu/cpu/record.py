@@ -39,6 +39,12 @@ VCPU_DTYPE = np.dtype(
         ("exec_interrupt", "u8"),  # Unicorn's own cpu_exec_interrupt
         ("memory_mapping", "u8"),  # Unicorn's own function of that name
         ("ram_region", "u8"),  # Unicorn's MemoryRegion of guest RAM
+        ("lookup_table", "u8"),  # LOOKUP_ENTRY records, see emu.cpu.codegen
+        ("lookup_block", "u8"),  # native code emitted calls, and what it replaces
+        ("lookup_helper", "u8"),
+        ("check_helper", "u8"),
+        ("exit_label", "u8"),  # TCGLabel of the block being translated
+        ("generation", "u4"),
         ("code_map", "u8"),  # byte per 4 KiB page of RAM: this vCPU has translated code there
         ("vpa", "u8"),  # guest real address of the registered VPA, or 0
         ("slb_shadow", "u8"),

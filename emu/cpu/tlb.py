@@ -23,6 +23,7 @@ import numpy as np
 from numba import cfunc, njit, types
 
 from emu.cpu import external as ext
+from emu.cpu.codegen import new_generation
 from emu.cpu.isa import Spr
 from emu.cpu.layout import (
     CS_ENV,
@@ -86,6 +87,7 @@ def _drop_code(partition, page):  # type: ignore[no-untyped-def]
         vcpu = vcpu_at(partition.vcpus[i])
         if load_u8(vcpu.code_map + page):
             store_u8(vcpu.code_map + page, np.uint64(0))
+            new_generation(vcpu)
             ext.tb_invalidate_phys_range(vcpu.uc, start, start + np.uint64(1 << PAGE_SHIFT))
 
 
@@ -226,10 +228,18 @@ def fill_ram(vcpu, partition, address, real, prot, mmu_idx, is_store):  # type: 
 
 
 @njit(cache=True)
+def flush_vcpu(vcpu):  # type: ignore[no-untyped-def]
+    """Flush the whole TLB of one vCPU."""
+    vcpu.user_page_count = 0
+    new_generation(vcpu)
+    ext.tlb_flush(vcpu.cs)
+
+
+@njit(cache=True)
 def flush_all(partition):  # type: ignore[no-untyped-def]
     """Flush the TLB of every vCPU."""
     for i in range(partition.vcpu_count):
-        ext.tlb_flush(vcpu_at(partition.vcpus[i]).cs)
+        flush_vcpu(vcpu_at(partition.vcpus[i]))
 
 
 @njit(cache=True)
@@ -258,13 +268,14 @@ def flush_range(vcpu, partition, address, real, shift):  # type: ignore[no-untyp
     its lookup cache of translated blocks, which only pages with code need.
     """
     if shift > np.uint64(16):
-        ext.tlb_flush(vcpu.cs)
+        flush_vcpu(vcpu)
         return
     address = address >> shift << shift
     real = real >> shift << shift
     for _ in range(np.int64(1) << np.int64(shift - np.uint64(PAGE_SHIFT))):
         page = real >> np.uint64(PAGE_SHIFT)
         if real >= partition.ram_size or load_u8(vcpu.code_map + page):
+            new_generation(vcpu)
             ext.tlb_flush_page(vcpu.cs, address)
         else:
             _flush_data_page(vcpu, address)
@@ -289,12 +300,6 @@ def note_user_page(vcpu, address):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _flush_everything(vcpu):  # type: ignore[no-untyped-def]
-    vcpu.user_page_count = 0
-    ext.tlb_flush(vcpu.cs)
-
-
-@njit(cache=True)
 def _flush_process(vcpu):  # type: ignore[no-untyped-def]
     """Drop what belongs to the process that was current; the kernel's pages stay."""
     if vcpu.user_page_count > USER_PAGES:
@@ -303,6 +308,7 @@ def _flush_process(vcpu):  # type: ignore[no-untyped-def]
         for i in range(vcpu.user_page_count):
             _flush_data_page(vcpu, vcpu.user_pages[i])
         ext.tlb_flush_by_mmuidx(vcpu.cs, np.uint16(_PROBLEM_MODE))
+    new_generation(vcpu)
     vcpu.user_page_count = 0
 
 
@@ -319,7 +325,7 @@ def tlb_flush(cs: int) -> None:
         vcpu.pid = pid
         _flush_process(vcpu)
     else:
-        _flush_everything(vcpu)
+        flush_vcpu(vcpu)
 
 
 @njit(cache=True)
@@ -328,6 +334,7 @@ def _flush_radix_page(vcpu, address, shift):  # type: ignore[no-untyped-def]
         page = address + (np.uint64(i) << np.uint64(PAGE_SHIFT))
         _flush_data_page(vcpu, page)
         ext.tb_flush_jmp_cache(vcpu.cs, page)
+    new_generation(vcpu)
 
 
 @cfunc(types.void(types.uint64, types.uint64), cache=True)
@@ -352,7 +359,7 @@ def ppc_tlb_invalidate_one(env: int, rb: int) -> None:
         elif (rb >> np.uint64(10)) & np.uint64(3) == 0 and size == _AP_64K:
             _flush_radix_page(other, rb >> np.uint64(16) << np.uint64(16), 16)
         else:
-            _flush_everything(other)
+            flush_vcpu(other)
 
 
 @cfunc(types.void(types.uint64), cache=True)

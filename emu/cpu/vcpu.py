@@ -14,7 +14,7 @@ import unicorn
 import unicorn.ppc_const as ppc
 import unicorn.unicorn_py3.unicorn as binding
 
-from emu.cpu import clock, exceptions, layout, mmu, opcodes, tlb
+from emu.cpu import clock, codegen, exceptions, layout, mmu, opcodes, tlb
 from emu.cpu.binding import JumpSlots
 from emu.cpu.errors import UnicornError
 from emu.cpu.external import UNICORN_LIBRARY
@@ -66,11 +66,16 @@ def _bind_library() -> None:
     slots.bind("tb_invalidate_phys_page_fast_ppc64", tlb.tb_invalidate_phys_page_fast.address)
     slots.bind("tlb_protect_code_ppc64", tlb.tlb_protect_code.address)
     slots.bind("tlb_reset_dirty_by_vaddr_ppc64", tlb.tlb_reset_dirty_by_vaddr.address)
+    slots.bind("tcg_gen_lookup_and_goto_ptr_ppc64", codegen.tcg_gen_lookup_and_goto_ptr.address)
+    slots.bind("tcg_gen_callN_ppc64", codegen.tcg_gen_callN.address)
+    slots.bind("tcg_gen_exit_tb_ppc64", codegen.tcg_gen_exit_tb.address)
+    slots.bind("tb_flush_ppc64", codegen.tb_flush.address)
     slots.bind("raise_exception_err_ra_ppc64", exceptions.raise_exception_err_ra.address)
     slots.bind("tlb_flush_ppc64", tlb.tlb_flush.address)
     slots.bind("tlb_flush_all_cpus_synced_ppc64", tlb.tlb_flush_all_cpus_synced.address)
     slots.bind("ppc_tlb_invalidate_one_ppc64", tlb.ppc_tlb_invalidate_one.address)
     slots.bind("cpu_ppc_load_purr_ppc64", clock.read_timebase.address)
+    slots.bind("cpu_ppc_load_vtb_ppc64", clock.read_timebase.address)
     slots.bind("cpu_ppc_load_hdecr_ppc64", clock.read_decrementer.address)
     slots.bind("cpu_ppc_store_hdecr_ppc64", clock.write_decrementer.address)
     _bound = True
@@ -93,6 +98,7 @@ class Vcpu:
         self._array = np.zeros(1, VCPU_DTYPE)
         self.record: Any = self._array[0]
         self.address: int = self._array.ctypes.data
+        self._lookup_table = np.zeros(codegen.LOOKUP_ENTRIES, codegen.LOOKUP_ENTRY)
         self._code_map: npt.NDArray[np.uint8] = np.zeros(partition.ram.pages, np.uint8)
         self.uc = unicorn.Uc(
             unicorn.UC_ARCH_PPC, unicorn.UC_MODE_PPC64 | unicorn.UC_MODE_BIG_ENDIAN
@@ -120,6 +126,11 @@ class Vcpu:
         record["index"] = self.index
         record["pvr"] = PVR_BY_MODEL[self.model]
         record["code_map"] = self._code_map.ctypes.data
+        record["lookup_table"] = self._lookup_table.ctypes.data
+        record["lookup_block"] = codegen.lookup_block.address
+        record["lookup_helper"] = symbol_address("helper_lookup_tb_ptr_ppc64")
+        record["check_helper"] = symbol_address("helper_check_exit_request_ppc64")
+        record["generation"] = 1
         record["wake_fd"] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         record["ticker_fd"] = self.partition.ticker.descriptor
         record["deadline_ns"] = clock.NO_DEADLINE
@@ -203,9 +214,11 @@ class Vcpu:
         for name in ("halted", "prodded", "external_level", "dec_raised", "vpa", "slb_shadow"):
             record[name] = 0
         record["dtl"] = record["dtl_size"] = record["stopped"] = 0
+        record["pid"] = record["user_page_count"] = 0
         for line in range(20):
             _uclib.ppc_set_irq_ppc64(ctypes.c_void_p(self._cs), line, 0)
         record["dec_expiry"] = self.partition.timebase + (1 << 31) - 1
+        self.record["generation"] += 1
         _uclib.tlb_flush_ppc64(ctypes.c_void_p(self._cs))
 
     def map_mmio(self, window: MmioWindow) -> None:
@@ -290,7 +303,9 @@ class Vcpu:
     def flush_code(self) -> None:
         """Forget all translated code and the TLB; the vCPU is not running."""
         self._code_map[:] = 0
+        self.record["generation"] += 1
         self.uc.ctl_flush_tb()
+        self.record["generation"] += 1
         _uclib.tlb_flush_ppc64(ctypes.c_void_p(self._cs))
 
     def refresh_decrementer(self) -> None:

@@ -17,7 +17,7 @@ _KEPT = re.compile(
     r"Acquire::(?!IndexTargets|Changelogs|Languages|CompressionTypes|cdrom|GzipIndexes)"
 )
 
-# Only the distribution's own packages, whatever else the host has configured.
+# The distribution's own packages first, whatever else the host has configured.
 _PREFERENCES = "Package: *\nPin: release o=Debian\nPin-Priority: 900\n"
 
 

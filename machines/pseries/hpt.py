@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from emu.cpu import external as ext
 from emu.cpu.layout import ENV_GPR, ENV_SLB, ENV_SLB_ENTRIES, ENV_SLB_ENTRY_SIZE
 from emu.cpu.mmu import is_mmio
 from emu.cpu.mmu_hash import (
@@ -26,7 +25,7 @@ from emu.cpu.mmu_hash import (
     any_page_shift,
 )
 from emu.cpu.record import vcpu_at
-from emu.cpu.tlb import flush_range
+from emu.cpu.tlb import flush_range, flush_vcpu
 from emu.memory.native import load_u64, load_u64_be, store_u64, store_u64_be
 from machines.pseries import papr
 
@@ -130,7 +129,7 @@ def flush_entry(partition, index, pte0, pte1):  # type: ignore[no-untyped-def]
         found, segment = _segment_address(vcpu, pte0)
         known = base_shift >= np.uint64(23) or np.uint64(23) - base_shift <= np.uint64(hashed_bits)
         if not found or base_shift == 0 or not known:
-            ext.tlb_flush(vcpu.cs)
+            flush_vcpu(vcpu)
         else:
             address = segment + _page_offset(partition, index, pte0, base_shift)
             flush_range(vcpu, partition, address, pte1 & HPTE_R_RPN, shift)

@@ -267,8 +267,8 @@ def icp_eoi(xics, server, xirr):  # type: ignore[no-untyped-def]
         if source.flags & _LSI:
             source.status &= _NOT_SENT
             _note_waiting(xics, irq)
+            _send(xics, irq)  # its server may be another by now
     icp_set_cppr(xics, server, np.uint64(xirr) >> np.uint64(24))
-    _send(xics, irq)  # its server, too, may be another
 
 
 @njit(cache=True)

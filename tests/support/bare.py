@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import cfunc, types
@@ -22,15 +23,19 @@ from tests.support.asm import EXIT, Code, assemble
 RAM_SIZE = 64 << 20
 H_CEDE = 0xE0
 H_DOUBLE = 0xF001  # not PAPR's: r3 := 2 * r4, without leaving native code
-VECTORS = (0x100, 0x200, 0x300, 0x380, 0x400, 0x480, 0x500, 0x600, 0x700, 0x800, 0x900, 0xA00)
-VECTORS += (0xC00, 0xD00, 0xE00, 0xE40, 0xF00, 0xF20, 0xF40, 0xF60)
+# fmt: off
+VECTORS = (
+    0x100, 0x200, 0x300, 0x380, 0x400, 0x480, 0x500, 0x600, 0x700, 0x800,
+    0x900, 0xA00, 0xC00, 0xD00, 0xE00, 0xE40, 0xF00, 0xF20, 0xF40, 0xF60,
+)
+# fmt: on
 SCV_VECTOR = 0x17000
 CODE = 0x10000
 TIMEOUT = 20.0
 
 
 @cfunc(types.uint64(types.uint64), cache=True)
-def bare_hypercall(vcpu_address: int) -> int:
+def bare_hypercall(vcpu_address: int) -> Any:
     """H_CEDE and H_DOUBLE as a machine would do them; all else leaves ``run()``."""
     vcpu = vcpu_at(vcpu_address)
     number = load_u64(vcpu.env + np.uint64(24))
@@ -39,9 +44,7 @@ def bare_hypercall(vcpu_address: int) -> int:
         store_u64(vcpu.env + np.uint64(24), np.uint64(0))
         return np.uint64(Hcall.KICKED if vcpu.halted != 0 else Hcall.DONE)
     if number == np.uint64(H_DOUBLE):
-        store_u64(
-            vcpu.env + np.uint64(24), load_u64(vcpu.env + np.uint64(32)) * np.uint64(2)
-        )
+        store_u64(vcpu.env + np.uint64(24), load_u64(vcpu.env + np.uint64(32)) * np.uint64(2))
         return np.uint64(Hcall.DONE)
     return np.uint64(Hcall.EXIT)
 
@@ -64,9 +67,8 @@ class BareMachine:
     ``partition.start_clock()``.
     """
 
-    def __init__(
-        self, model: str = "power8", *, ram: int = RAM_SIZE, little: bool = False
-    ) -> None:
+    def __init__(self, model: str = "power8", *, ram: int = RAM_SIZE, little: bool = False) -> None:
+        self.tables: object = None  # keeps page tables outside guest RAM alive
         self.ram = GuestRam(ram)
         self.partition = Partition(self.ram)
         self.partition.record["hypercall"] = bare_hypercall.address

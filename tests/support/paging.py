@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emu.cpu import layout
+from emu.cpu.isa import MSR_DR, MSR_EE, MSR_IR, MSR_PR
 from emu.cpu.vcpu import Vcpu
 from tests.support.bare import BareMachine
 
@@ -212,3 +213,29 @@ class ProcessTable:
     def set(self, pid: int, tree: RadixTree) -> None:
         """Give a process a tree."""
         self._dma.write_u64_be(self.base + 16 * pid, tree.process_entry)
+
+
+KERNEL = 0xC000000000000000
+_TREE, _TABLE = 0x2000000, 0x2800000  # where map_all keeps a radix guest's tables
+
+
+def map_all(machine: BareMachine, *, radix: bool) -> HashTable | RadixTree:
+    """Map all of RAM at 0 and at ``KERNEL``, readable, writable and executable by anyone."""
+    if radix:
+        tree = RadixTree(machine, _TREE)
+        tree.insert(0, 0, SHIFT_1G, EAA_READ | EAA_WRITE | EAA_EXECUTE)
+        ProcessTable(machine, _TABLE).set(0, tree)
+        return tree
+    table = HashTable(machine)
+    for index, (ea, vsid) in enumerate(((0, 0x1001), (KERNEL, 0x2002))):
+        segment = Segment(ea, vsid, SHIFT_16M)
+        set_slb(machine.vcpu, index, segment)
+        for real in range(0, machine.ram.size, 1 << SHIFT_16M):
+            table.insert(segment, ea + real, real)
+    return table
+
+
+def enter_problem_state(machine: BareMachine, *, radix: bool = False) -> None:
+    """Map everything and make the CPU run what follows as a user's program."""
+    machine.tables = map_all(machine, radix=radix)
+    machine.vcpu.msr = machine.vcpu.msr | MSR_IR | MSR_DR | MSR_EE | MSR_PR

@@ -20,8 +20,8 @@ from emu.memory.bus import MmioWindow
 from tests.support import asm
 from tests.support.bare import BareMachine
 from tests.support.paging import (
-    SHIFT_16M,
     SHIFT_1G,
+    SHIFT_16M,
     HashTable,
     Page,
     ProcessTable,
