@@ -252,7 +252,8 @@ def on_exception(uc: int, cause: int, vcpu_address: int) -> None:
 def raise_exception_err_ra(env: int, cause: int, error: int, retaddr: int) -> None:
     """Replacement: priority hints and ``wait`` do not leave ``run()``.
 
-    For them (``or 31,31,31`` and its like) Unicorn ends ``uc_emu_start`` and Linux executes one in every interrupt handler.
+    For them (``or 31,31,31`` and its like) Unicorn ends ``uc_emu_start``, and Linux executes one
+    in every interrupt handler.
     Like the original, this never returns: it jumps to the top of the CPU loop.
     """
     vcpu = vcpu_at(load_u64(env + np.uint64(ENV_LOAD_INFO)))

@@ -385,11 +385,11 @@ def tlb_protect_code(uc: int, ram: int) -> None:
     cs = load_u64(uc + np.uint64(UC_CPU))
     vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
     partition = partition_at(vcpu.partition)
-    ram &= _PAGE_MASK
-    store_u8(vcpu.code_map + (ram >> np.uint64(PAGE_SHIFT)), _ONE)
+    start = ram & _PAGE_MASK
+    store_u8(vcpu.code_map + (start >> np.uint64(PAGE_SHIFT)), _ONE)
     for i in range(partition.vcpu_count):
         ext.tlb_reset_dirty(
-            vcpu_at(partition.vcpus[i]).cs, partition.ram + ram, np.uint64(1 << PAGE_SHIFT)
+            vcpu_at(partition.vcpus[i]).cs, partition.ram + start, np.uint64(1 << PAGE_SHIFT)
         )
 
 
