@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from emu.cpu.isa import LPCR_AIL, LPCR_AIL_SHIFT, LPCR_HR, LPCR_ILE, Spr
+from emu.cpu.record import Hcall
 from emu.cpu.vcpu import Vcpu
+from emu.log import log
 from emu.memory.dma import DmaError
-from machines.pseries import papr
+from machines.pseries import dispatch, papr
 from machines.pseries.papr import HcallNumber
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ Handler = Callable[["PseriesMachine", Vcpu, list[int]], "int | Reply"]
 HANDLERS: dict[int, Handler] = {}
 
 _LPCR_UPRT = 1 << 22
+_NUMBERS = frozenset(HcallNumber)
+_hcall_log = log("hcall")
 _PAGE = 4096
 _ALL_ONES = (1 << 64) - 1
 
@@ -50,6 +54,25 @@ def hypercall(number: HcallNumber) -> Callable[[Handler], Handler]:
 
 def serve(machine: PseriesMachine, vcpu: Vcpu) -> None:
     """Serve the hypercall that a vCPU left ``run()`` with."""
+    if _hcall_log.enabled:
+        _serve_logged(machine, vcpu)
+    else:
+        _serve(machine, vcpu)
+
+
+def _serve_logged(machine: PseriesMachine, vcpu: Vcpu) -> None:
+    """Serve any hypercall, native ones too, with a line in the log."""
+    number = vcpu.gpr(3)
+    name = HcallNumber(number).name if number in _NUMBERS else f"{number:#x}"
+    args = ", ".join(f"{vcpu.gpr(register):#x}" for register in range(4, 8))
+    if dispatch.serve_native(vcpu.address) == Hcall.EXIT:
+        _serve(machine, vcpu)
+    code = vcpu.gpr(3)
+    signed = code - (1 << 64) if code >> 63 else code
+    _hcall_log("%s(%s) -> %d, r4 %#x", name, args, signed, vcpu.gpr(4))
+
+
+def _serve(machine: PseriesMachine, vcpu: Vcpu) -> None:
     handler = HANDLERS.get(vcpu.gpr(3))
     if handler is None:
         machine.unknown_hypercall(vcpu.gpr(3))

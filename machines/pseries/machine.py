@@ -14,6 +14,7 @@ import numpy as np
 from emu.cpu.partition import Partition
 from emu.cpu.record import ExitReason
 from emu.cpu.vcpu import Vcpu
+from emu.log import log
 from emu.memory.dma import Dma
 from emu.memory.ram import GuestRam
 from firmware.boot_image import BootPlan, plan_boot
@@ -94,6 +95,7 @@ class PseriesMachine:
         self.record: Any = self._array[0]
         self.partition.record["machine"] = self._array.ctypes.data
         self.partition.record["hypercall"] = dispatch.hypercall.address
+        self.record["trace_hcalls"] = log("hcall").enabled
         self._allocate_hpt()
         self.vcpus = [Vcpu(self.partition, 0, options.cpu)]
         self.xics = Xics(self.partition)

@@ -1,0 +1,96 @@
+"""The console of a running guest: a shell with line editing, Ctrl-C and bulk input."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from emu.machine import Machine
+from tests.boot.guests import BOOT_SECONDS, Guest, boot, trouble_in
+
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
+PROMPT = re.compile(r"guest:[^\n]*# ")
+ANSWER_SECONDS = 120.0
+PASTE_SIZE = 100 << 10
+
+
+@pytest.fixture(scope="module", params=["power8", "power9"])
+def shell(request: pytest.FixtureRequest, le: Guest) -> Iterator[Machine]:
+    """Debian's kernel at its shell prompt; shared by this file's tests."""
+    with boot(le, cpu=request.param) as machine:
+        machine.console.wait_for(PROMPT, timeout=BOOT_SECONDS)
+        yield machine
+        assert trouble_in(machine.console.text) == []
+
+
+def run(machine: Machine, keys: str, answer: str | re.Pattern[str]) -> None:
+    """Type keys, wait for the answer on a line of its own and for the next prompt."""
+    machine.console.send(keys)
+    machine.console.wait_for(answer, timeout=ANSWER_SECONDS)
+    machine.console.wait_for(PROMPT, timeout=ANSWER_SECONDS)
+
+
+def test_shell_evaluates_a_command(shell: Machine) -> None:
+    run(shell, "echo $((6*7))\n", "\r\n42\r\n")
+
+
+def test_backspace_and_cursor_keys_edit_the_line(shell: Machine) -> None:
+    run(shell, "echo wrongg\x7f\x7f-ish\n", "\r\nwron-ish\r\n")
+    run(shell, "echo b\x1b[D" + "a\n", "\r\nab\r\n")  # cursor left, then insert
+
+
+def test_history_repeats_the_last_command(shell: Machine) -> None:
+    run(shell, "echo once more\n", "\r\nonce more\r\n")
+    run(shell, "\x1b[A\n", "\r\nonce more\r\n")  # cursor up
+
+
+def test_ctrl_c_interrupts_a_program(shell: Machine) -> None:
+    shell.console.send("sleep 1000; echo status=$?\n")
+    shell.console.wait_for("sleep 1000; echo status=$?", timeout=ANSWER_SECONDS)
+    # The shell may not yet wait for the program; until it does, Ctrl-C clears its line.
+    run(shell, "\x03", "^C")
+    run(shell, "echo alive\n", "\r\nalive\r\n")
+
+
+def test_large_paste_arrives_intact(shell: Machine) -> None:
+    printable = [byte for byte in range(32, 127)]
+    data = bytes(random.Random(1).choices(printable, k=PASTE_SIZE))
+    # Raw mode: lines have a length limit otherwise, and every byte would come back.
+    shell.console.send(
+        f"stty -echo -icanon; echo go; head -c {PASTE_SIZE} | sha256sum; stty echo icanon\n"
+    )
+    shell.console.wait_for("\r\ngo\r\n", timeout=ANSWER_SECONDS)
+    run(shell, data.decode("ascii"), hashlib.sha256(data).hexdigest())
+
+
+def test_bulk_output_arrives_intact(shell: Machine) -> None:
+    shell.console.send("echo begin; seq 1 40000; echo end\n")
+    shell.console.wait_for("\r\nbegin\r\n", timeout=ANSWER_SECONDS)
+    match = shell.console.wait_for("\r\nend\r\n", timeout=ANSWER_SECONDS)
+    lines = match.string[: match.start()].split(b"\r\n")
+    assert lines == [b"%d" % number for number in range(1, 40001)]
+    shell.console.wait_for(PROMPT, timeout=ANSWER_SECONDS)
+
+
+def test_guest_clock_stands_still_while_stopped(shell: Machine) -> None:
+    before = shell.board.partition.timebase
+    shell.stop()
+    from emu.events import RunState
+
+    assert shell.state.wait_for(RunState.PAUSED, timeout=60) is RunState.PAUSED
+    frozen = shell.board.partition.timebase
+    assert frozen >= before
+    assert shell.board.partition.timebase == frozen
+    shell.cont()
+    assert shell.state.wait_for(RunState.RUNNING, timeout=60) is RunState.RUNNING
+    run(shell, "echo still here\n", "\r\nstill here\r\n")
+    assert shell.board.partition.timebase > frozen
+
+
+def test_poweroff_from_the_shell(shell: Machine) -> None:
+    shell.console.send("poweroff -f\n")
+    assert shell.wait(ANSWER_SECONDS) == 0
