@@ -164,10 +164,10 @@ class Machine:
         """End the machine and release everything; idempotent."""
         if self._closed:
             return
-        self._closed = True
         self.quit()
         if self._thread.is_alive():
             self._thread.join()
+        self._closed = True  # from here on there is no vCPU to kick
         self.board.close()
         self._close_host()
 

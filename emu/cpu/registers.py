@@ -241,6 +241,7 @@ def _write_interrupts(vcpu: Vcpu, state: CpuState) -> None:
 def _forget_translations(vcpu: Vcpu) -> None:
     record = vcpu.record
     record["pid"], record["user_page_count"] = vcpu.spr(Spr.PID), 0
+    record["generation"] += 1
     _u32(vcpu.env + layout.ENV_TLB_NEED_FLUSH).value = 0
     _uclib.tlb_flush_ppc64(ctypes.c_void_p(int(record["cs"])))
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import numpy as np
 
+from emu.cpu.isa import Spr
 from emu.cpu.partition import Partition
 from emu.cpu.record import ExitReason
 from emu.cpu.vcpu import Vcpu
@@ -203,7 +204,7 @@ class PseriesMachine:
     def change_lpcr(self, mask: int, value: int) -> None:
         """Replace LPCR bits on every vCPU."""
         for vcpu in self.vcpus:
-            vcpu.set_spr(318, (vcpu.spr(318) & ~mask) | value)
+            vcpu.set_spr(Spr.LPCR, (vcpu.spr(Spr.LPCR) & ~mask) | value)
 
     def vcpu_by_number(self, number: int) -> Vcpu | None:
         """The vCPU with an interrupt server number."""
@@ -211,11 +212,11 @@ class PseriesMachine:
 
     def put_term_char_slow(self, unit: int, length: int, first: int, second: int) -> int:
         """H_PUT_TERM_CHAR while the terminal's ring is full: wait for the host side."""
-        for vty in self.ttys:
+        for vty in sorted(self.ttys, key=lambda vty: vty.unit):
             if unit in (0, vty.unit):
                 data = (first.to_bytes(8, "big") + second.to_bytes(8, "big"))[:length]
-                vty.put_slow(data, self.host.is_ending)
-                return papr.H_SUCCESS
+                done = vty.put_slow(data, self.host.is_ending)
+                return papr.H_SUCCESS if done else papr.H_BUSY
         return papr.H_PARAMETER
 
     def vio_signal(self, unit: int, mode: int) -> int:
@@ -248,11 +249,15 @@ class PseriesMachine:
         self.host.guest_panicked(message)
 
     def display_character(self, character: int) -> None:
-        """RTAS display-character: there is no front panel."""
+        """RTAS display-character: the first terminal stands for the front panel."""
+        if self.ttys:
+            self.ttys[0].put_slow(bytes([character]), self.host.is_ending)
 
     def start_cpu(self, vcpu: Vcpu, pc: int, r3: int) -> None:
         """RTAS start-cpu of a stopped vCPU."""
+        shared = self.vcpus[0].spr(Spr.LPCR)
         vcpu.reset_state()
+        vcpu.set_spr(Spr.LPCR, shared)
         vcpu.pc = pc
         vcpu.set_gpr(3, r3)
 

@@ -24,6 +24,7 @@ from machines.pseries.xics import Xics
 
 SUCCESS, HARDWARE_ERROR, PARAMETER_ERROR = 0, -1, -3
 NOT_AUTHORIZED, SYSPARM_NOT_SUPPORTED, MULTI_LEVEL_BUSY = -9002, -3, -9000
+SYSPARM_PARAMETER_ERROR = -9999
 TOKEN_BASE = 0x2000
 MAX_ARGUMENTS = 16
 _MAX_PANIC_MESSAGE = 1024
@@ -115,6 +116,7 @@ class Rtas:
             if inputs > MAX_ARGUMENTS or outputs > MAX_ARGUMENTS or not outputs:
                 return papr.H_PARAMETER
             values = struct.unpack(f">{inputs}I", dma.read(buffer + 12, 4 * inputs))
+            dma.read(buffer + 12 + 4 * inputs, 4 * outputs)  # nothing happens without an answer
             answers = self._serve(vcpu, token, values, outputs)
             padded = (answers + [0] * outputs)[:outputs]
             words = [answer & 0xFFFFFFFF for answer in padded]
@@ -214,12 +216,12 @@ def _get_system_parameter(call: Call) -> int:
         ).encode() + b"\0"
     elif parameter == _SYSPARM_DIAGNOSTICS_RUN_MODE:
         value = bytes([_DIAGNOSTICS_RUN_MODE_DISABLED])
-    elif parameter == _SYSPARM_UUID and machine.uuid is not None:
-        value = machine.uuid.bytes
+    elif parameter == _SYSPARM_UUID:
+        value = b"" if machine.uuid is None else machine.uuid.bytes
     else:
         return SYSPARM_NOT_SUPPORTED
     if length < 2:
-        return PARAMETER_ERROR
+        return SYSPARM_PARAMETER_ERROR
     answer = struct.pack(">H", len(value)) + value
     machine.dma.write(buffer, answer[:length])
     return SUCCESS

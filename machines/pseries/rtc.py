@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 
 
 def _host_utc() -> datetime:
@@ -31,5 +31,7 @@ class Rtc:
         return self._host() + self.offset
 
     def set(self, when: datetime) -> None:
-        """Set guest time."""
+        """Set guest time; ``ValueError`` if it could soon not be told any more."""
+        if not MINYEAR < when.year < MAXYEAR:
+            raise ValueError(f"year {when.year}")
         self.offset = when - self._host()

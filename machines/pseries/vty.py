@@ -27,6 +27,7 @@ from machines.pseries.xics import Xics
 OUTPUT_SIZE = 1 << 20
 INPUT_SIZE = 1 << 12
 MAX_TRANSFER = 16
+_RETURN = np.uint64(13)
 RING_FULL = np.uint64(0x7FFF_FFFF)  # not a PAPR return code
 _WAIT_SLICE = 0.05
 
@@ -41,7 +42,7 @@ TTY_DTYPE = np.dtype(
         ("taken", "u8"),
         ("output_fd", "i4"),  # eventfd: the output ring is no longer empty
         ("input_fd", "i4"),  # eventfd: the input ring has room again
-        ("interrupts", "u4"),  # H_VIO_SIGNAL enabled them
+        ("interrupts", "u4"),  # on unless H_VIO_SIGNAL switched them off
         ("starved", "u4"),  # the host has more input than fitted
     ],
     align=True,
@@ -52,12 +53,15 @@ _TTY_SIZE = TTY_DTYPE.itemsize
 
 @njit(cache=True)
 def _find(machine, unit):  # type: ignore[no-untyped-def]
-    """Address of the terminal's record, 0 if there is none; unit 0 is the first one."""
+    """Address of the terminal's record, 0 if there is none; unit 0 is the lowest one."""
+    lowest = np.uint64(0)
     for i in range(machine.tty_count):
         address = machine.ttys + np.uint64(i * _TTY_SIZE)
-        if unit == np.uint64(0) or tty_at(address).unit == unit:
+        if tty_at(address).unit == unit:
             return address
-    return np.uint64(0)
+        if lowest == np.uint64(0) or tty_at(address).unit < tty_at(lowest).unit:
+            lowest = address
+    return lowest if unit == np.uint64(0) else np.uint64(0)
 
 
 @njit(cache=True)
@@ -86,21 +90,28 @@ def h_put_term_char(machine, unit, length, first, second):  # type: ignore[no-un
 
 @njit(cache=True)
 def h_get_term_char(vcpu, machine, unit):  # type: ignore[no-untyped-def]
-    """H_GET_TERM_CHAR(unit): r4 length, r5 and r6 up to 16 bytes."""
+    """H_GET_TERM_CHAR(unit): r4 length, r5 and r6 up to 16 bytes.
+
+    A NUL follows each carriage return.  PowerVM adds one, and guests drop a NUL that follows a
+    carriage return in the same 16 bytes: without ours they would drop those of binary data.
+    """
     address = _find(machine, unit)
     if address == 0:
         return PARAMETER
     tty = tty_at(address)
-    count = min(tty.received - tty.taken, np.uint64(MAX_TRANSFER))
     words = np.zeros(2, np.uint64)
-    position = tty.taken
-    for i in range(np.int64(count)):
+    received, position = tty.received, tty.taken
+    count = 0
+    while position != received and count < MAX_TRANSFER:
         byte = np.uint64(load_u8(tty.input + (position & np.uint64(INPUT_SIZE - 1))))
-        words[i >> 3] |= byte << np.uint64(56 - 8 * (i & 7))
+        if byte == _RETURN and count == MAX_TRANSFER - 1:
+            break  # no room for its NUL
+        words[count >> 3] |= byte << np.uint64(56 - 8 * (count & 7))
+        count += 2 if byte == _RETURN else 1
         position += np.uint64(1)
     fence()
     tty.taken = position
-    set_result(vcpu, 0, count)
+    set_result(vcpu, 0, np.uint64(count))
     set_result(vcpu, 1, words[0])
     set_result(vcpu, 2, words[1])
     fence()
@@ -141,6 +152,7 @@ class Vty:
         self._closing = False
         self._drained = threading.Condition()
         record["unit"] = unit
+        record["interrupts"] = 1
         record["output"] = self._output.ctypes.data
         record["input"] = self._input.ctypes.data
         record["output_fd"] = os.eventfd(0, os.EFD_CLOEXEC)
@@ -155,8 +167,9 @@ class Vty:
         chardev.set_receiver(self._receive)
 
     def reset(self) -> None:
-        """Interrupts off; output on its way and input that waits stay."""
-        self.record["interrupts"] = 0
+        """Interrupts on, as guests that never call H_VIO_SIGNAL need; output and input stay."""
+        self.record["interrupts"] = 1
+        self._interrupt()  # for input that waits; the reset of XICS has forgotten the first one
 
     def vio_signal(self, mode: int) -> int:
         """H_VIO_SIGNAL: mode 0 switches the interrupt off, 1 on."""

@@ -13,10 +13,9 @@ from emu.machine import Machine
 GUESTS = Path(__file__).resolve().parents[2] / "build" / "guests"
 READY = "GUEST-READY"
 #: Generous: a boot takes a few seconds on an idle host.
-BOOT_SECONDS = 180.0
+BOOT_SECONDS = 60.0
 #: What a kernel prints when something went wrong.
 TROUBLE = re.compile(r"WARNING:|BUG:|Oops|Call Trace|Kernel panic|soft lockup|rcu.*stall")
-
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,9 @@ class Guest:
         gone = [str(path) for path in (self.kernel, self.initrd) if not path.exists()]
         return f"no {' and no '.join(gone)} (make guests)" if gone else ""
 
-    def config(self, cpu: str = "power8", append: str = "", no_reboot: bool = False) -> MachineConfig:
+    def config(
+        self, cpu: str = "power8", append: str = "", no_reboot: bool = False
+    ) -> MachineConfig:
         """A machine with this guest and its console in memory."""
         return MachineConfig(
             cpu=cpu,

@@ -14,7 +14,7 @@ from tests.boot.guests import BOOT_SECONDS, Guest, boot, trouble_in
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 PROMPT = re.compile(r"guest:[^\n]*# ")
-ANSWER_SECONDS = 120.0
+ANSWER_SECONDS = 15.0
 PASTE_SIZE = 100 << 10
 
 

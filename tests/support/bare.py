@@ -31,7 +31,7 @@ VECTORS = (
 # fmt: on
 SCV_VECTOR = 0x17000
 CODE = 0x10000
-TIMEOUT = 5.0
+TIMEOUT = 20.0
 
 
 @cfunc(types.uint64(types.uint64), cache=True)

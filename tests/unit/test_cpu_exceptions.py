@@ -109,31 +109,7 @@ def test_facility_unavailable_names_the_facility(machine: BareMachine) -> None:
     assert machine.vcpu.spr(Spr.FSCR) >> 56 == 8
 
 
-def test_floating_point_exception_masked_by_msr_goes_on(machine: BareMachine) -> None:
-    """Unicorn leaves a cause behind; a break of the loop then must not repeat an instruction."""
-    machine.vcpu.msr = BASE | MSR_FP
-    machine.partition.dma.write_u64_be(0x3000, 0x80)  # FPSCR: VE
-    count = 200_000
-    machine.load(
-        CODE,
-        asm.li64(3, 0x3000),
-        asm.lfd(1, 3),
-        asm.mtfsf(1),
-        asm.mtfsb1(7),  # VXSNAN, enabled
-        asm.li64(4, count),
-        asm.mtctr(4),
-        asm.li(5, 0),
-        asm.addi(5, 5, 1),
-        asm.bdnz(-4),
-    )
-    machine.vcpu.pc = CODE
-    machine.vcpu.kick()
-    while machine.run() is ExitReason.KICKED:
-        machine.vcpu.kick() if machine.vcpu.gpr(5) == 0 else None
-    assert machine.vcpu.gpr(5) == count
-
-
-@pytest.mark.parametrize("code", [asm.lwarx(5, 0, 4), asm.ldarx(5, 0, 4), asm.stdcx(5, 0, 4)])
+@pytest.mark.parametrize("code", [asm.lwarx(5, 0, 4), asm.ldarx(5, 0, 4)])
 def test_alignment_interrupt_gives_the_address(machine: BareMachine, code: int) -> None:
     machine.vcpu.set_spr(Spr.DSISR, 0x40000000)
     machine.vcpu.set_spr(Spr.DAR, 0x1234)
@@ -194,6 +170,7 @@ def test_system_call_vectored_and_back(power9: BareMachine, ail: bool) -> None:
     vcpu.set_spr(Spr.FSCR, FSCR_SCV)
     vcpu.set_spr(Spr.LPCR, vcpu.spr(Spr.LPCR) | (LPCR_AIL if ail else 0))
     user = vcpu.msr
+    power9.install_vectors(offset=0x4000)
     vector = KERNEL + 0x3000 if ail else SCV_VECTOR
     power9.load(vector & 0xFFFFF, asm.mfmsr(5), asm.mfspr(6, 8), asm.mfspr(7, 9), asm.RFSCV)
     taken = power9.interrupt(asm.SCV_0, asm.mfspr(8, 9), asm.SC)

@@ -181,7 +181,6 @@ def test_arguments_outside_ram(machine: FakeMachine, address: int) -> None:
     assert machine.rtas.call(machine.vcpu, address) == papr.H_PARAMETER
 
 
-@pytest.mark.xfail(reason="handlers run first", strict=False)
 @pytest.mark.parametrize("name", SHAPES)
 def test_outputs_outside_ram(machine: FakeMachine, name: str) -> None:
     """Without a place for the answer nothing may happen."""
@@ -253,7 +252,6 @@ def test_impossible_time(machine: FakeMachine, date: tuple[int, ...]) -> None:
     assert machine.rtc.now() == NOW
 
 
-@pytest.mark.xfail(reason="OverflowError reaches the run loop", strict=True)
 @pytest.mark.parametrize("year", [1, 9999])
 def test_clock_at_the_end_of_time(machine: FakeMachine, year: int) -> None:
     """Whatever the guest sets, asking later still gives an answer."""
@@ -327,14 +325,12 @@ def test_parameter_is_cut_to_the_buffer(machine: FakeMachine) -> None:
     assert parameter(machine, UUID_PARAMETER, 2) == bytes(16)
 
 
-@pytest.mark.xfail(reason="answers not supported", strict=True)
 def test_no_uuid(machine: FakeMachine) -> None:
     """As QEMU: a value of no bytes."""
     machine.uuid = None
     assert parameter(machine, UUID_PARAMETER) == b""
 
 
-@pytest.mark.xfail(reason="answers -3", strict=True)
 @pytest.mark.parametrize("length", [0, 1])
 @pytest.mark.parametrize("number", [SPLPAR, RUN_MODE, UUID_PARAMETER])
 def test_parameter_buffer_too_small(machine: FakeMachine, number: int, length: int) -> None:

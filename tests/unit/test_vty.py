@@ -212,7 +212,6 @@ def test_two_terminals(guest: Guest) -> None:
     assert (guest.get(UNIT), guest.get(OTHER)) == (b"", b"b")
 
 
-@pytest.mark.xfail(reason="unit 0 is the first terminal", strict=True)
 def test_unit_0_is_the_lowest(guest: Guest) -> None:
     low, high = MemoryChardev(), MemoryChardev()
     guest.connect((OTHER, high), (UNIT, low))
@@ -375,7 +374,6 @@ def test_paste_that_is_read_by_interrupts_only(guest: Guest) -> None:
     assert received == PASTE
 
 
-@pytest.mark.xfail(reason="no NUL is added", strict=True)
 def test_carriage_return_and_nul_stay_together(guest: Guest) -> None:
     """PowerVM puts a NUL after each carriage return; guests drop it, so binary needs it."""
     console = MemoryChardev()
@@ -389,7 +387,6 @@ def test_carriage_return_and_nul_stay_together(guest: Guest) -> None:
     assert received == data
 
 
-@pytest.mark.xfail(reason="interrupts start switched off", strict=True)
 def test_interrupt_without_vio_signal(guest: Guest) -> None:
     """Linux's hvc_vio requests the interrupt, stops polling, and never calls H_VIO_SIGNAL."""
     console = MemoryChardev()
@@ -399,7 +396,6 @@ def test_interrupt_without_vio_signal(guest: Guest) -> None:
     assert guest.interrupted()
 
 
-@pytest.mark.xfail(reason="a reset switches interrupts off", strict=True)
 def test_interrupt_after_reset(guest: Guest) -> None:
     console = MemoryChardev()
     (vty,) = guest.connect((UNIT, console))

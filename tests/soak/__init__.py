@@ -1,0 +1,1 @@
+"""Long runs against real kernels: `python -m tests.soak stress|boots|all`."""

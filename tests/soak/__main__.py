@@ -1,0 +1,131 @@
+"""Long runs: `python -m tests.soak stress|boots|all [--seconds N] [--count N] [--cpu MODEL]`.
+
+`stress` runs the checked load of Debian's guest, `boots` boots every guest again and again.
+One summary line per item; exit status 1 if any failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from emu.chardev.memory import ConsoleError
+from tests.boot.guests import BE, BOOT_SECONDS, LE, READY, Guest, boot, trouble_in
+
+CPUS = ("power8", "power9")
+#: Seconds a round of the load may go on after its time is over.
+_GRACE_SECONDS = 900.0
+_DONE = re.compile(r"STRESS-DONE rounds=(\d+)")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one item."""
+
+    name: str
+    passed: bool
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{'PASS' if self.passed else 'FAIL'} {self.name}: {self.detail}"
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """Run what the arguments say; the exit status."""
+    options = _parse(arguments)
+    cpus = [options.cpu] if options.cpu else list(CPUS)
+    failed = 0
+    for result in _items(options.what, cpus, options.seconds, options.count):
+        print(result, flush=True)
+        failed += not result.passed
+    return 1 if failed else 0
+
+
+def _parse(arguments: Iterable[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("what", choices=("stress", "boots", "all"))
+    parser.add_argument("--seconds", type=int, default=600, help="length of the load (600)")
+    parser.add_argument("--count", type=int, default=20, help="boots of each guest and CPU (20)")
+    parser.add_argument("--cpu", choices=CPUS, help="only this CPU model")
+    return parser.parse_args(None if arguments is None else list(arguments))
+
+
+def _items(what: str, cpus: list[str], seconds: int, count: int) -> Iterator[Result]:
+    if what in ("boots", "all"):
+        for guest in (LE, BE):
+            for cpu in cpus:
+                yield _guarded(f"boots {guest.name} {cpu}", boots, guest, cpu, count)
+    if what in ("stress", "all"):
+        for cpu in cpus:
+            yield _guarded(f"stress le {cpu}", stress, LE, cpu, seconds)
+
+
+def _guarded(
+    name: str, item: Callable[[Guest, str, int], Result], guest: Guest, cpu: str, size: int
+) -> Result:
+    if guest.missing:
+        return Result(name, False, guest.missing)
+    return item(guest, cpu, size)
+
+
+def stress(guest: Guest, cpu: str, seconds: int) -> Result:
+    """Run the guest's checked load; it must end in STRESS-DONE with no mismatch."""
+    name = f"stress {guest.name} {cpu}"
+    with boot(guest, cpu, f"autotest=stress stress_seconds={seconds}") as machine:
+        try:
+            machine.console.wait_for(READY, timeout=BOOT_SECONDS)
+            match = machine.console.wait_for(_DONE, timeout=seconds + _GRACE_SECONDS)
+            status = machine.wait(BOOT_SECONDS)
+        except (ConsoleError, TimeoutError) as error:
+            return Result(name, False, _fault(machine.console.text, str(error)))
+        text = machine.console.text
+        bad = trouble_in(text) or _failures(text)
+        if bad or status:
+            return Result(name, False, _fault(text, f"exit status {status}"))
+        return Result(name, True, f"{match[1].decode()} rounds in {seconds} s")
+
+
+def boots(guest: Guest, cpu: str, count: int) -> Result:
+    """Boot to the ready line and power off, `count` times."""
+    name = f"boots {guest.name} {cpu}"
+    good, seconds = 0, []
+    for number in range(1, count + 1):
+        started = time.monotonic()
+        why = _boot_once(guest, cpu)
+        seconds.append(time.monotonic() - started)
+        if why:
+            print(f"{name}: boot {number}: {why}", file=sys.stderr, flush=True)
+        else:
+            good += 1
+    spread = f"{min(seconds):.1f} to {max(seconds):.1f} s" if seconds else "none"
+    return Result(name, good == count, f"{good} of {count}, {spread}")
+
+
+def _boot_once(guest: Guest, cpu: str) -> str:
+    """Why a boot failed; empty if it did not."""
+    with boot(guest, cpu, "autotest=poweroff") as machine:
+        try:
+            machine.console.wait_for(READY, timeout=BOOT_SECONDS)
+            status = machine.wait(BOOT_SECONDS)
+        except (ConsoleError, TimeoutError) as error:
+            return _fault(machine.console.text, str(error))
+        text = machine.console.text
+        return _fault(text, f"exit status {status}") if status or trouble_in(text) else ""
+
+
+def _failures(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "STRESS-FAIL" in line]
+
+
+def _fault(text: str, otherwise: str) -> str:
+    """The first lines that tell of a fault, or what else is known."""
+    lines = _failures(text) + trouble_in(text)
+    return " | ".join(line.strip() for line in lines[:3]) or otherwise
+
+
+if __name__ == "__main__":
+    sys.exit(main())
