@@ -30,12 +30,12 @@ H_P4 = -57
 H_P5 = -58
 H_UNSUPPORTED_FLAG = -256
 
-# H_ENTER, H_REMOVE, H_READ flags (14.5.4.1)
-H_EXACT = 1 << 40
-H_ANDCOND = 1 << 32
-H_AVPN = 1 << 33
-H_R_XLATE = 1 << 25
-H_READ_4 = 1 << 26
+# H_ENTER, H_REMOVE, H_PROTECT, H_READ flags (14.5.4.1), in PAPR's numbering from the left
+H_EXACT = 1 << (63 - 24)
+H_R_XLATE = 1 << (63 - 25)
+H_READ_4 = 1 << (63 - 26)
+H_AVPN = 1 << (63 - 32)
+H_ANDCOND = 1 << (63 - 33)
 
 # H_BULK_REMOVE control words (14.5.4.1.6)
 H_BULK_REMOVE_TYPE = 0xC000000000000000

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from emu.events import RunState
 from emu.machine import Machine
 from tests.boot.guests import BOOT_SECONDS, Guest, boot, trouble_in
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 PROMPT = re.compile(r"guest:[^\n]*# ")
-ANSWER_SECONDS = 15.0
+ANSWER_SECONDS = 60.0
 PASTE_SIZE = 100 << 10
 
 
@@ -49,15 +50,15 @@ def test_history_repeats_the_last_command(shell: Machine) -> None:
 
 
 def test_ctrl_c_interrupts_a_program(shell: Machine) -> None:
-    shell.console.send("sleep 1000; echo status=$?\n")
-    shell.console.wait_for("sleep 1000; echo status=$?", timeout=ANSWER_SECONDS)
-    # The shell may not yet wait for the program; until it does, Ctrl-C clears its line.
+    # What the program prints tells that the terminal is no longer in the shell's raw mode.
+    shell.console.send("sh -c 'echo start''ed; exec sleep 1000'\n")
+    shell.console.wait_for("\r\nstarted\r\n", timeout=ANSWER_SECONDS)
     run(shell, "\x03", "^C")
     run(shell, "echo alive\n", "\r\nalive\r\n")
 
 
 def test_large_paste_arrives_intact(shell: Machine) -> None:
-    printable = [byte for byte in range(32, 127)]
+    printable = range(32, 127)
     data = bytes(random.Random(1).choices(printable, k=PASTE_SIZE))
     # Raw mode: lines have a length limit otherwise, and every byte would come back.
     shell.console.send(
@@ -79,8 +80,6 @@ def test_bulk_output_arrives_intact(shell: Machine) -> None:
 def test_guest_clock_stands_still_while_stopped(shell: Machine) -> None:
     before = shell.board.partition.timebase
     shell.stop()
-    from emu.events import RunState
-
     assert shell.state.wait_for(RunState.PAUSED, timeout=60) is RunState.PAUSED
     frozen = shell.board.partition.timebase
     assert frozen >= before

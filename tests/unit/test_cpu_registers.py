@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.cpu import layout
@@ -105,7 +105,6 @@ def states(draw: st.DrawFn) -> CpuState:
     )
 
 
-@settings(max_examples=40)
 @given(state=states())
 def test_a_written_state_reads_back_whole(shared: BareMachine, state: CpuState) -> None:
     write_state(shared.vcpu, state)

@@ -15,7 +15,7 @@ import pytest
 from emu.config import ConfigError, MachineConfig
 from emu.events import RunState
 from emu.machine import Machine
-from tests.support.asm import assemble, b, bne, d_form, ld, li, li64, lwz, mtspr, x_form
+from tests.support.asm import assemble, b, bne, ld, li, li64, lwz, mtspr, x_form
 
 SECONDS = 120
 HYPERCALL = 0x44000022
