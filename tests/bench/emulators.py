@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -78,7 +80,9 @@ def run(argv: list[str], until: str, timeout: float) -> Run:
             if not data:
                 break
     finally:
-        process.kill()
+        # Not Popen's methods: they would reap the process, and its usage with it.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
         _, _, usage = os.wait4(process.pid, 0)
         process.returncode = 0
     text = output.decode("utf-8", "replace")

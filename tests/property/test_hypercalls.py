@@ -118,7 +118,12 @@ class Stub:
         self.machine.partition.ticker.wake()
         vcpu.pc = pc
         late = threading.Event()
-        timer = threading.Timer(SECONDS, lambda: (late.set(), vcpu.kick()))
+
+        def stop() -> None:
+            late.set()
+            vcpu.kick()
+
+        timer = threading.Timer(SECONDS, stop)
         timer.start()
         try:
             while True:

@@ -109,9 +109,7 @@ def test_hash_translation_is_that_of_the_model(guest: BareMachine, data: st.Data
         check(guest, table, slb, access)
 
 
-def check(
-    guest: BareMachine, table: HashTable, slb: list[tuple[int, int]], access: Access
-) -> None:
+def check(guest: BareMachine, table: HashTable, slb: list[tuple[int, int]], access: Access) -> None:
     """One access in the emulator and in the model; and what it left in the table."""
     guest.vcpu.set_spr(Spr.AMR, access.amr)
     guest.vcpu.set_spr(Spr.IAMR, access.iamr)

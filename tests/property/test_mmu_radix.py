@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ RARELY = st.sampled_from([False] * 7 + [True])
 class Tree:
     """A random tree grown along one address."""
 
-    def __init__(self, guest: BareMachine, draw: st.DrawFn, base: int) -> None:
+    def __init__(self, guest: BareMachine, draw: Callable[..., Any], base: int) -> None:
         self._dma = guest.partition.dma
         self._draw = draw
         self._free = base
@@ -63,8 +64,10 @@ class Tree:
     def _leaf(self, shift: int) -> int:
         valid = 0 if self._draw(RARELY) else 1 << 63
         real = self._draw(st.integers(0, (1 << 57) - 1)) >> shift << shift & 0x01FFFFFFFFFFF000
-        bits = self._draw(st.integers(0, 15)) | self._draw(st.sampled_from([0, 0x20, 0x30]))
-        return valid | 1 << 62 | real | bits | self._draw(st.sampled_from([0, 0x100, 0x180]))
+        authority = self._draw(st.integers(0, 15))
+        attributes = self._draw(st.sampled_from([0, 0x20, 0x30]))
+        used = self._draw(st.sampled_from([0, 0x100, 0x180]))
+        return int(valid | 1 << 62 | real | authority | attributes | used)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-Code: TypeAlias = "int | Iterable[Code]"
+# Words and iterables of Code, nested; a mixed list is too much for the type checker's inference
+Code: TypeAlias = int | Iterable[Any]
 
 NOP = 0x60000000
 BLR = 0x4E800020
@@ -19,7 +20,6 @@ BCTR = 0x4E800420
 RFID = 0x4C000024
 RFSCV = 0x4C0000A4
 ISYNC = 0x4C00012C
-SYNC = 0x7C0004AC
 PTESYNC = 0x7C4004AC
 SLBIA = 0x7C0003E4
 ILLEGAL = 0x00000000
@@ -85,11 +85,6 @@ def addo_(rt: int, ra: int, rb: int) -> int:
     return x_form(31, rt, ra, rb, 266 | 512, 1)
 
 
-def addc(rt: int, ra: int, rb: int) -> int:
-    """Add carrying."""
-    return x_form(31, rt, ra, rb, 10)
-
-
 def adde(rt: int, ra: int, rb: int) -> int:
     """Add extended: with XER[CA]."""
     return x_form(31, rt, ra, rb, 138)
@@ -120,11 +115,6 @@ def b(offset: int) -> int:
     return 18 << 26 | offset & 0x3FFFFFC
 
 
-def bl(offset: int) -> int:
-    """Branch and link."""
-    return b(offset) | 1
-
-
 def bc(bo: int, bi: int, offset: int) -> int:
     """Branch conditional."""
     return 16 << 26 | bo << 21 | bi << 16 | offset & 0xFFFC
@@ -135,11 +125,6 @@ def bdnz(offset: int) -> int:
     return bc(16, 0, offset)
 
 
-def beq(offset: int) -> int:
-    """Branch if CR0 says equal."""
-    return bc(12, 2, offset)
-
-
 def bne(offset: int) -> int:
     """Branch unless CR0 says equal."""
     return bc(4, 2, offset)
@@ -148,11 +133,6 @@ def bne(offset: int) -> int:
 def blt(offset: int) -> int:
     """Branch if CR0 says less."""
     return bc(12, 0, offset)
-
-
-def bge(offset: int) -> int:
-    """Branch unless CR0 says less."""
-    return bc(4, 0, offset)
 
 
 def lbz(rt: int, ra: int, offset: int = 0) -> int:
@@ -272,11 +252,6 @@ def mfmsr(rt: int) -> int:
 def mtctr(rs: int) -> int:
     """Move to count register."""
     return mtspr(9, rs)
-
-
-def mtlr(rs: int) -> int:
-    """Move to link register."""
-    return mtspr(8, rs)
 
 
 def slbmte(rs: int, rb: int) -> int:

@@ -25,7 +25,7 @@ class Space:
     process_table_size: int
 
 
-class _Fault(Exception):
+class _FaultError(Exception):
     """Translation ends."""
 
     def __init__(self, number: int) -> None:
@@ -35,12 +35,12 @@ class _Fault(Exception):
 def _process_entry(space: Space, access: Access, pid: int) -> int:
     quadrant = bits(access.ea, 0, 1)
     if quadrant in (1, 2):
-        raise _Fault(SEGMENT)
+        raise _FaultError(SEGMENT)
     offset = 16 * (pid if quadrant == 0 else 0)
     if offset >= space.process_table_size:
-        raise _Fault(NO_PTE)
+        raise _FaultError(NO_PTE)
     if space.process_table + offset + 16 > space.ram_size:
-        raise _Fault(BAD_CONFIG)
+        raise _FaultError(BAD_CONFIG)
     return space.read(space.process_table + offset)
 
 
@@ -48,21 +48,21 @@ def _walk(space: Space, entry: int, ea: int) -> tuple[int, int, int]:
     """(address of the leaf, leaf, log2 of the page size)."""
     width = (bits(entry, 1, 2) << 3 | bits(entry, 56, 58)) + 31
     if width > 62:
-        raise _Fault(BAD_CONFIG)
+        raise _FaultError(BAD_CONFIG)
     offset = bits(ea, 2, 63)
     if offset >= 1 << width:
-        raise _Fault(SEGMENT)
+        raise _FaultError(SEGMENT)
     table, size, left = bits(entry, 4, 55) << 8, bits(entry, 59, 63), width
     while True:
         if size == 0 or left - size < 12:
-            raise _Fault(BAD_CONFIG)
+            raise _FaultError(BAD_CONFIG)
         left -= size
         where = table + 8 * (offset >> left & (1 << size) - 1)
         if where + 8 > space.ram_size:
-            raise _Fault(BAD_CONFIG)
+            raise _FaultError(BAD_CONFIG)
         pte = space.read(where)
         if not bits(pte, 0, 0):
-            raise _Fault(NO_PTE)
+            raise _FaultError(NO_PTE)
         if bits(pte, 1, 1):
             return where, pte, left
         table, size = bits(pte, 4, 55) << 8, bits(pte, 59, 63)
@@ -88,7 +88,7 @@ def translate(space: Space, access: Access, pid: int) -> tuple[Answer, tuple[int
     """The answer of an access that may set R and C, and (address, value) of the leaf after it."""
     try:
         where, pte, shift = _walk(space, _process_entry(space, access, pid), access.ea)
-    except _Fault as fault:
+    except _FaultError as fault:
         return Answer(fault.number), None
     if access.need == EXECUTE and bits(pte, 58, 59) == 0b10:
         return Answer(NO_EXECUTE), None

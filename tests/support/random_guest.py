@@ -1,8 +1,9 @@
 """Run random instructions; a crash of this process is an emulator bug.
 
 ``python -m tests.support.random_guest SEED BLOCKS MODEL [FIRST]`` runs ``BLOCKS`` blocks of random
-words in changing modes (supervisor and user; real, hash and radix; both byte orders).  Every
-exit of ``run()`` must be a known one.  Prints the number of exits by reason.
+words in changing modes (supervisor and user; real, hash and radix; both byte orders), after a
+sweep over all SPR numbers.  Every exit of ``run()`` must be a known one.  Prints the number of
+exits by reason.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import sys
 import threading
 
+from emu.cpu import layout
 from emu.cpu.isa import MSR_DR, MSR_IR, MSR_LE, MSR_ME, MSR_PR, MSR_SF, Spr
 from emu.cpu.record import ExitReason
 from emu.cpu.vcpu import Vcpu
@@ -166,7 +168,21 @@ class RandomGuest:
             vcpu.set_gpr(number, _value(rng))
         for spr in (Spr.SRR0, Spr.SRR1, Spr.AMR, Spr.FSCR):
             vcpu.set_spr(spr, _value(rng))
+        for place in (layout.ENV_LR, layout.ENV_CTR, layout.ENV_XER):
+            vcpu._poke64(place, _value(rng))
         self._run(rng, vcpu)
+
+    def every_spr(self) -> None:
+        """Read and write all 1024 SPR numbers, privileged and not."""
+        vcpu = self.machine.vcpu
+        for number in range(2048):
+            vcpu.reset_state()
+            msr = self._mode(random.Random(f"spr {number}"), little=False)
+            for code in (asm.mtspr(number >> 1, 4), asm.mfspr(5, number >> 1)):
+                self.machine.load(BLOCK, code, little=False)
+                vcpu.msr, vcpu.pc = msr, BLOCK
+                vcpu.set_gpr(4, 0x0123456789ABCDEF)
+                self.exits[self._watchdog.run().name] += 1
 
     def close(self) -> None:
         """Stop the machine."""
@@ -208,6 +224,7 @@ def main(seed: int, blocks: int, model: str, first: int = 0) -> None:
     """Run the blocks ``first`` .. ``blocks`` of a seed."""
     faulthandler.enable()
     guest = RandomGuest(model)
+    guest.every_spr()
     for number in range(first, blocks):
         print(number, end="\r", file=sys.stderr, flush=True)
         guest.block(random.Random(f"{seed}/{number}"))

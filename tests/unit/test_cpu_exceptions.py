@@ -230,7 +230,5 @@ def test_program_counter_zero_is_an_address(machine: BareMachine) -> None:
 def test_relocation_can_change_inside_a_run(machine: BareMachine) -> None:
     machine.tables = map_all(machine, radix=False)
     machine.vcpu.msr |= MSR_IR | MSR_DR
-    machine.execute(
-        asm.li64(3, 0x3000), asm.li64(4, KERNEL + 0x3000), asm.std(4, 3), asm.ld(5, 4)
-    )
+    machine.execute(asm.li64(3, 0x3000), asm.li64(4, KERNEL + 0x3000), asm.std(4, 3), asm.ld(5, 4))
     assert machine.vcpu.gpr(5) == KERNEL + 0x3000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from emu.cpu.isa import MSR_DR, MSR_IR, MSR_LE
@@ -63,7 +65,7 @@ def test_a_handler_gets_the_bytes_on_the_bus(
 ) -> None:
     machine.vcpu.msr |= MSR_LE if little else 0
     machine.execute(STORES[size])
-    order = "little" if little else "big"
+    order: Literal["little", "big"] = "little" if little else "big"
     on_bus = (VALUE & ((1 << 8 * size) - 1)).to_bytes(size, order)
     if size == 8:
         assert device.writes == [(0, on_bus[:4]), (4, on_bus[4:])]
@@ -85,9 +87,7 @@ def test_the_guest_gets_the_bytes_of_a_handler(
 
 
 @pytest.mark.parametrize("little", [False, True])
-def test_byte_reversed_stores_reverse(
-    machine: BareMachine, device: Recorder, little: bool
-) -> None:
+def test_byte_reversed_stores_reverse(machine: BareMachine, device: Recorder, little: bool) -> None:
     machine.vcpu.msr |= MSR_LE if little else 0
     machine.execute(asm.stwbrx(4, 0, 10))
     assert device.writes == [(0, (VALUE & 0xFFFFFFFF).to_bytes(4, "big" if little else "little"))]
@@ -113,9 +113,7 @@ def test_a_translated_window_behaves_alike(machine: BareMachine, device: Recorde
     assert device.writes == [(8, PATTERN[4:8])]
 
 
-def test_windows_added_before_the_vcpu_are_mapped(
-    machine: BareMachine, device: Recorder
-) -> None:
+def test_windows_added_before_the_vcpu_are_mapped(machine: BareMachine, device: Recorder) -> None:
     other = Vcpu(machine.partition, 1, "power8")
     machine.load(CODE, asm.lbz(5, 10))
     other.set_gpr(10, BASE)

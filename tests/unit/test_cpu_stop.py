@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Literal
 
 import pytest
 
@@ -24,7 +25,7 @@ def write_list(machine: BareMachine) -> tuple[list[int], list[int]]:
     """A ring of nodes: address of the next, value.  Returns both by node."""
     following = [(number * 37 + 11) % NODES for number in range(NODES)]
     values = [number * 0x9E3779B97F4A7C15 & M64 for number in range(NODES)]
-    order = "little" if machine.vcpu.msr & MSR_LE else "big"
+    order: Literal["little", "big"] = "little" if machine.vcpu.msr & MSR_LE else "big"
     for number in range(NODES):
         node = LIST + 16 * following[number]
         data = node.to_bytes(8, order) + values[number].to_bytes(8, order)

@@ -51,7 +51,13 @@ def elf(
 
 def emulator(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the emulator to its end."""
-    command = [sys.executable, "-m", "emu", "-nographic", *map(os.fspath, arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "emu",
+        "-nographic",
+        *(os.fspath(argument) for argument in arguments),
+    ]
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
     )
@@ -191,7 +197,7 @@ def test_firmware_starts_at_0x100_with_the_device_tree_in_r3(tmp_path: Path) -> 
     bad, good = put_term_char("BAD\n"), put_term_char("FDT\n")
     good_words = len(assemble(*good))
     code = [lwz(10, 3), *compared(10, 0xD00DFEED), bne(good_words + 8), *good, b(0), *bad, b(0)]
-    with machine_with(tmp_path / "fw", firmware(*code)) as machine:  # type: ignore[arg-type]
+    with machine_with(tmp_path / "fw", firmware(*code)) as machine:
         machine.start()
         machine.console.wait_for("\n", timeout=SECONDS)
         assert machine.console.text == "FDT\n"
@@ -270,7 +276,7 @@ def test_closing_a_machine_that_never_started(tmp_path: Path) -> None:
 
 def test_guest_paused_from_the_start_waits_for_cont(tmp_path: Path) -> None:
     path = tmp_path / "fw"
-    path.write_bytes(firmware(*put_term_char("ALIVE\n"), b(0)))  # type: ignore[arg-type]
+    path.write_bytes(firmware(*put_term_char("ALIVE\n"), b(0)))
     with Machine(MachineConfig(bios=path, ram_size=256 << 20, start_paused=True)) as machine:
         machine.start()
         assert machine.board.partition.timebase == 0

@@ -107,7 +107,8 @@ def test_pages_of_all_sizes(
 def test_a_segment_of_4k_pages_mixes_sizes(guest: Guest) -> None:
     guest.table.insert(guest.segment, EA, REAL)
     guest.table.insert(guest.segment, EA + 0x10000, REAL + 0x10000, actual_shift=SHIFT_64K)
-    guest.touch([LOAD, asm.ld(6, 10, 0x7000)], EA + 0x10000 - 0x7000 - 0x1000 + 0x1000 - 0x8FF8)
+    guest.touch([LOAD, asm.d_form(15, 10, 10, 1), asm.ld(6, 10)])  # addis: 64 KiB further
+    assert guest.machine.vcpu.gpr(10) == EA + 0x10000
 
 
 def test_a_large_page_in_a_segment_of_another_base_size_does_not_match(guest: Guest) -> None:
