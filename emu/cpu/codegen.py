@@ -183,5 +183,7 @@ def tcg_gen_exit_tb(s: int, block: int, number: int) -> None:
 @cfunc(types.void(types.uint64), cache=True)
 def tb_flush(cs: int) -> None:
     """Replacement: the code buffer is full and starts again."""
-    new_generation(vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO))))
+    address = load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO))
+    if address != 0:
+        new_generation(vcpu_at(address))
     ext.tb_flush(cs)

@@ -104,6 +104,8 @@ class Vcpu:
             unicorn.UC_ARCH_PPC, unicorn.UC_MODE_PPC64 | unicorn.UC_MODE_BIG_ENDIAN
         )
         self.uc.ctl_set_tcg_buffer_size(_TCG_BUFFER)
+        # Unicorn calls our functions while it closes, whenever that is.
+        self.uc.__dict__["_kept"] = (self._array, self._code_map, self._lookup_table, partition)
         self._map_ram()
         handle, cs, env = check_layout(self.uc)
         self._handle, self._cs, self._env = handle, cs, env
@@ -368,6 +370,9 @@ class Vcpu:
 
     def close(self) -> None:
         """Release the instance; it is not running."""
+        self._poke64(layout.ENV_LOAD_INFO, 0)
+        where = self._handle + layout.UC_MEMORY_MAPPING
+        ctypes.c_uint64.from_address(where).value = int(self.record["memory_mapping"])
         os.close(int(self.record["wake_fd"]))
         self._callbacks.clear()
         del self.uc
