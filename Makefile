@@ -41,6 +41,8 @@ lint: setup
 	$(VENV)/bin/mypy
 
 test: guests lint
+	@echo "Compiling hot paths (first run only)"
+	$(RUN) -c "import emu.machine"
 	$(VENV)/bin/pytest $(TEST_ARGS)
 
 bench: guests

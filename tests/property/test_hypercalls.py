@@ -93,6 +93,7 @@ class Stub:
         code = assemble(li64(2, ARGUMENTS), body, HYPERCALL, end)
         image[STUB : STUB + len(code)] = code
         path = directory / f"stub-{model}"
+        self.image = bytes(image)
         path.write_bytes(image)
         self.host = Host()
         options = PseriesOptions(ram_size=RAM, cpu=model, bios=str(path))
@@ -132,6 +133,10 @@ class Stub:
                 if reason is ExitReason.HYPERCALL and vcpu.gpr(3) == MARK:
                     return vcpu.pc
                 self.machine.handle_exit(vcpu, reason)
+                if self.machine.dma.read(0, len(self.image)) != self.image:
+                    # The guest had its own code overwritten: what it would run is anyone's guess.
+                    vcpu.set_spr(Spr.SPRG3, vcpu.gpr(3))
+                    return vcpu.pc
         finally:
             timer.cancel()
 
