@@ -12,7 +12,7 @@ from types import FrameType
 
 from emu.config import ConfigError, MachineConfig
 from emu.log import configure_logging
-from emu.native_cache import is_cold
+from emu.native_cache import is_cold, mark_warm
 from emu.options import HelpRequested, parse_command_line
 from emu.progress import progress
 
@@ -52,6 +52,7 @@ def _run(config: MachineConfig, machine_is: Callable[[Callable[[], object]], Non
         print("ppc64emu: compiling hot paths (first run only) ...", file=sys.stderr, flush=True)
         with progress("Compiling hot paths"):
             from emu.machine import Machine
+        mark_warm()
     else:
         from emu.machine import Machine
 

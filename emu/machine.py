@@ -176,6 +176,11 @@ class Machine:
             chardev.close()
         self._loop.stop()
 
+    @property
+    def loop(self) -> EventLoop:
+        """The event loop for host descriptors and timers."""
+        return self._loop
+
     def post(self, work: Callable[[], None]) -> None:
         """Run work on the vCPU thread, between two instructions of the guest."""
         self._posted.append(work)
@@ -226,8 +231,7 @@ class Machine:
         self._end(RunState.GUEST_PANICKED if self.panic_reason else RunState.SHUTDOWN)
 
     def _end(self, state: RunState) -> None:
-        for vty in self.board.ttys:
-            vty.flush(_FLUSH_SECONDS)
+        self.board.flush_consoles(_FLUSH_SECONDS)
         self.state.set(state)
 
     def _run_guest(self) -> None:
@@ -243,7 +247,7 @@ class Machine:
             if not board.partition.running:
                 board.partition.start_clock()
                 self.state.set(RunState.RUNNING)
-            board.handle_exit(vcpu, vcpu.run())
+            board.run(vcpu)
         board.partition.stop_clock()
 
     def _do_posted(self) -> None:

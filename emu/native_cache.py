@@ -1,21 +1,28 @@
-"""Where compiled hot paths are kept between runs.
+"""Where compiled hot paths are kept between runs, and when they are compiled anew.
 
 Numba looks only at the file of the function it caches, not at the files of the functions
-inlined into it, and layout constants are baked into the code.  So each state of the sources
-(and each Unicorn library) gets a cache directory of its own below the user's cache directory;
-directories of states long gone are removed.
+inlined into it, and layout constants are baked into the code.  So a compiled function belongs
+to the state of its file *and of every file of ours that this imports, directly or not*
+(:func:`native_stamp`), and to the Unicorn and Numba installed.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
-import shutil
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-_NATIVE_FOLDERS = ("emu/cpu", "emu/memory", "machines", "devices")
-_KEPT = 6
+_TOP = Path(__file__).resolve().parent.parent
+_PACKAGES = ("emu", "machines", "devices", "firmware", "tests")
+_IMPORT = re.compile(
+    r"^\s*(?:from\s+([\w.]+)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+([\w.]+))", re.MULTILINE
+)
+# What needs the most: its stamp covers every file of compiled code the emulator starts with.
+_HOTTEST = _TOP / "machines/pseries/dispatch.py"
 
 
 def cache_root() -> Path:
@@ -24,48 +31,95 @@ def cache_root() -> Path:
     return Path(base) / "ppc64emu"
 
 
-def _stamp() -> str:
+def _module_file(name: str) -> Path | None:
+    if name.partition(".")[0] not in _PACKAGES:
+        return None
+    base = _TOP.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.exists():
+            return path
+    return None
+
+
+def _imports(text: str) -> Iterator[str]:
+    for parent, names, plain in _IMPORT.findall(text):
+        if plain:
+            yield plain
+            continue
+        yield parent
+        for name in re.findall(r"\w+", names):
+            yield f"{parent}.{name}"  # a module, if it is one
+
+
+@functools.cache
+def _read(path: Path) -> tuple[bytes, frozenset[Path]]:
+    """Digest of a file, and the files of ours that it imports."""
+    content = path.read_bytes()
+    found = (_module_file(name) for name in _imports(content.decode()))
+    return hashlib.sha256(content).digest(), frozenset(file for file in found if file)
+
+
+def closure(path: Path) -> list[Path]:
+    """A source file and every file of ours that it imports, directly or not, sorted."""
+    found, waiting = {path}, [path]
+    while waiting:
+        new = _read(waiting.pop())[1] - found
+        found |= new
+        waiting.extend(new)
+    return sorted(found)
+
+
+@functools.cache
+def _libraries() -> bytes:
     digest = hashlib.sha256()
-    top = Path(__file__).resolve().parent.parent
-    for folder in _NATIVE_FOLDERS:
-        for path in sorted((top / folder).rglob("*.py")):
-            digest.update(f"{path}\n".encode())
-            digest.update(path.read_bytes())
     for name in ("unicorn", "numba"):
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
-            status = os.stat(spec.origin)
-            digest.update(f"{spec.origin}:{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:20]
+            digest.update(f"{spec.origin}:{os.stat(spec.origin).st_mtime_ns}\n".encode())
+    return digest.digest()
 
 
-def _prune(root: Path, keep: Path) -> None:
-    others = sorted(
-        (path for path in root.iterdir() if path != keep), key=lambda path: -path.stat().st_mtime
-    )
-    for path in others[_KEPT - 1 :]:
-        shutil.rmtree(path, ignore_errors=True)
+@functools.cache
+def native_stamp(path: Path) -> str:
+    """The state that code compiled from a file depends on.  Raises ``OSError``."""
+    digest = hashlib.sha256(_libraries())
+    for file in closure(path):
+        digest.update(_read(file)[0])
+    return digest.hexdigest()
+
+
+def _mark() -> Path:
+    return cache_root() / "native" / "compiled"
 
 
 def is_cold() -> bool:
     """Whether the next import of the hot paths has to compile them."""
-    directory = Path(os.environ.get("NUMBA_CACHE_DIR", "."))
-    return next(directory.rglob("*.nbi"), None) is None
+    try:
+        return _mark().read_text() != native_stamp(_HOTTEST)
+    except OSError:
+        return True
+
+
+def mark_warm() -> None:
+    """Note that the hot paths of this state have been compiled."""
+    try:
+        _mark().write_text(native_stamp(_HOTTEST))
+    except OSError:
+        return
 
 
 def use_native_cache() -> None:
-    """Point Numba to this source state's directory; before Numba is imported.
+    """Point Numba to the cache directory and to our notion of fresh; before Numba is imported.
 
     A user's own ``NUMBA_CACHE_DIR`` is respected.
     """
-    if "NUMBA_CACHE_DIR" in os.environ:
-        return
-    root = cache_root() / "native"
-    directory = root / _stamp()
+    directory = cache_root() / "native"
     try:
-        if not directory.exists():
-            directory.mkdir(parents=True)
-            _prune(root, directory)
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
-    os.environ["NUMBA_CACHE_DIR"] = str(directory)
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(directory))
+    os.environ.setdefault(
+        "NUMBA_CACHE_LOCATOR_CLASSES",
+        "emu.native_locator.ClosureLocator,UserProvidedCacheLocator",
+    )

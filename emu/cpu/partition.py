@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from emu.cpu.clock import NO_DEADLINE, Ticker, clock_ns_at, monotonic_clock
 from emu.cpu.record import MAX_MMIO_WINDOWS, MAX_VCPUS, PARTITION_DTYPE
-from emu.cpu.tlb import flush_partition, note_ram_written
+from emu.cpu.tlb import flush_partition, note_ram_written, written_callback
 from emu.memory.bus import MmioBus, MmioWindow
 from emu.memory.dma import Dma
 from emu.memory.ram import GuestRam
@@ -33,7 +33,7 @@ class Partition:
         self.address: int = self._array.ctypes.data
         self.vcpus: list[Vcpu] = []
         self.bus = MmioBus()
-        self.dma = Dma(ram, self.written)
+        self.dma = Dma(ram, self.written, written_callback.address, self.address)
         self.ticker = Ticker(self.address)
         self.running = False
         record = self.record

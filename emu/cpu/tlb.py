@@ -116,6 +116,13 @@ def note_ram_written(partition_address, address, size):  # type: ignore[no-untyp
     ram_written(partition_at(partition_address), address, size)
 
 
+@cfunc(types.uint64(types.uint64, types.uint64, types.uint64), cache=True)
+def written_callback(partition_address, address, size):  # type: ignore[no-untyped-def]
+    """:func:`ram_written` for native code of devices (``DMA_DTYPE.written``)."""
+    ram_written(partition_at(partition_address), address, size)
+    return np.uint64(0)
+
+
 @njit(cache=True)
 def _has_code(partition, page):  # type: ignore[no-untyped-def]
     for i in range(partition.vcpu_count):

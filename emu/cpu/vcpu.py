@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import enum
 import os
 import traceback
 from typing import Any
@@ -33,6 +32,7 @@ from emu.cpu.partition import Partition
 from emu.cpu.probe import check_layout, symbol_address
 from emu.cpu.record import VCPU_DTYPE, ExitReason, Kick
 from emu.memory.bus import MmioWindow
+from emu.memory.endian import GuestEndian
 
 # Bits a guest may set in MSR; HV, POW and transactional memory are not among them
 _MSR_MASK_CLEAR = (1 << 60) | (1 << 18) | (7 << 32)
@@ -47,13 +47,6 @@ _MMIO_WRITE = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p
 )
 _bound = False
-
-
-class GuestEndian(enum.Enum):
-    """Byte order of the code that a CPU runs."""
-
-    BIG = "big"
-    LITTLE = "little"
 
 
 def _bind_library() -> None:

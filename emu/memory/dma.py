@@ -4,8 +4,37 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+from numba import njit
+
+from emu.memory.native import call_3, record_pointer
 from emu.memory.ram import GuestRam
+
+DMA_DTYPE = np.dtype(
+    [
+        ("ram", "u8"),  # host address of guest real address 0
+        ("ram_size", "u8"),
+        ("written", "u8"),  # native uint64 written(context, address, size), or 0
+        ("context", "u8"),
+    ],
+    align=True,
+)
+dma_at = record_pointer(DMA_DTYPE)
+
+
+@njit(cache=True)
+def dma_contains(dma, address, size):  # type: ignore[no-untyped-def]
+    """Whether a guest real range (unsigned) lies in RAM."""
+    return size <= dma.ram_size and address <= dma.ram_size - size
+
+
+@njit(cache=True)
+def dma_written(dma, address, size):  # type: ignore[no-untyped-def]
+    """Log a range in RAM that native code has written."""
+    if dma.written != np.uint64(0):
+        call_3(dma.written, dma.context, address, size)
 
 
 class DmaError(Exception):
@@ -20,9 +49,23 @@ class Dma:
     Runs on the vCPU thread, or while no vCPU runs.
     """
 
-    def __init__(self, ram: GuestRam, written: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        ram: GuestRam,
+        written: Callable[[int, int], None],
+        native_written: int = 0,
+        native_context: int = 0,
+    ) -> None:
         self._ram = ram
         self._written = written
+        self._memory = ram.memory
+        self._array = np.zeros(1, DMA_DTYPE)
+        self.record: Any = self._array[0]
+        self.address: int = self._array.ctypes.data  # for native code
+        self.record["ram"] = ram.address
+        self.record["ram_size"] = ram.size
+        self.record["written"] = native_written
+        self.record["context"] = native_context
 
     @property
     def size(self) -> int:
@@ -41,12 +84,31 @@ class Dma:
             self._ram.write(address, data)
             self._written(address, len(data))
 
+    def view(self, address: int, size: int) -> memoryview:
+        """RAM itself, writable, for host I/O; call :meth:`written` after writing to it."""
+        self._check(address, size)
+        return self._memory[address : address + size]
+
+    def written(self, address: int, size: int) -> None:
+        """Log a range that was written through :meth:`view`.  vCPU thread."""
+        self._check(address, size)
+        if size:
+            self._written(address, size)
+
     def fill(self, address: int, size: int) -> None:
         """Zero bytes at a guest real address."""
         self._check(address, size)
         if size:
             self._ram.view[address : address + size] = 0
             self._written(address, size)
+
+    def discard(self, address: int, size: int) -> int:
+        """Give the whole host pages of a range back to the host, zeroing them; returns bytes."""
+        self._check(address, size)
+        start, given = self._ram.discard(address, size)
+        if given:
+            self._written(start, given)
+        return given
 
     def read_u32_be(self, address: int) -> int:
         """Big-endian 32-bit integer."""

@@ -43,6 +43,17 @@ class GuestRam:
         """Make every byte zero again, giving the pages back to the host.  No vCPU runs."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
+    def discard(self, address: int, size: int) -> tuple[int, int]:
+        """Give the whole host pages of a range back to the host: they read as zeros from then on.
+
+        Returns the range given back, (address, size); the caller checked :meth:`contains`.
+        """
+        start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        given = max((address + size) // mmap.PAGESIZE * mmap.PAGESIZE - start, 0)
+        if given:
+            self._map.madvise(mmap.MADV_DONTNEED, start, given)
+        return start, given
+
     def contains(self, address: int, size: int) -> bool:
         """Whether ``size`` bytes at a guest real address lie in RAM."""
         return address >= 0 and size >= 0 and address + size <= self.size

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -16,10 +15,10 @@ from emu.cpu.partition import Partition
 from emu.cpu.record import ExitReason
 from emu.cpu.vcpu import Vcpu
 from emu.log import log
-from emu.memory.dma import Dma
 from emu.memory.ram import GuestRam
 from firmware.boot_image import BootPlan, plan_boot
 from firmware.cpu_features import CpuModel, MmuMode
+from machines.board import Board, HostServices
 from machines.pseries import dispatch, hcalls, papr
 from machines.pseries.device_tree import (
     DeviceTreeSpec,
@@ -41,28 +40,6 @@ _NVRAM_IRQ = 0x10FF
 _TTY_IRQ_BASE = 0x1100
 
 
-class HostServices(Protocol):
-    """What the machine asks of the program around it; all called on the vCPU thread."""
-
-    def request_shutdown(self) -> None:
-        """The guest powered off."""
-
-    def request_reset(self) -> None:
-        """The guest asked for a reboot."""
-
-    def guest_panicked(self, message: str) -> None:
-        """The guest's kernel gave up, for this reason."""
-
-    def post(self, work: Callable[[], None]) -> None:
-        """Run work on the vCPU thread soon.  Any thread."""
-
-    def unknown_hypercall(self, number: int) -> None:
-        """The guest made a hypercall that does not exist."""
-
-    def is_ending(self) -> bool:
-        """Whether the vCPU thread is wanted for something else than the guest."""
-
-
 @dataclass
 class PseriesOptions:
     """Board configuration; sizes in bytes."""
@@ -79,19 +56,18 @@ class PseriesOptions:
     ttys: list[tuple[int, Any]] = field(default_factory=list)  # (unit address, Chardev)
 
 
-class PseriesMachine:
+class PseriesMachine(Board):
     """One pseries guest.  Its methods run on the vCPU thread, or before it starts.
 
     Raises ``ImageError`` for unusable images, ``UnicornError`` for an unknown Unicorn.
     """
 
     def __init__(self, options: PseriesOptions, host: HostServices) -> None:
+        super().__init__(host)
         self.options = options
-        self.host = host
         self.plan = self._plan()
         self.ram = GuestRam(options.ram_size)
         self.partition = Partition(self.ram)
-        self.dma: Dma = self.partition.dma
         self._array = np.zeros(1, PSERIES_DTYPE)
         self.record: Any = self._array[0]
         self.partition.record["machine"] = self._array.ctypes.data
@@ -268,6 +244,11 @@ class PseriesMachine:
     def unknown_hypercall(self, number: int) -> None:
         """Tell the log, once per number."""
         self.host.unknown_hypercall(number)
+
+    def flush_consoles(self, seconds: float) -> None:
+        """Wait until the host has taken what the guest printed, for so long at most."""
+        for vty in self.ttys:
+            vty.flush(seconds)
 
     def close(self) -> None:
         """Release everything; no vCPU is running."""

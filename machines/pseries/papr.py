@@ -117,3 +117,33 @@ class HcallNumber(enum.IntEnum):
     H_TLB_INVALIDATE = 0x3FC
     H_LOGICAL_MEMOP = 0xF001
     H_RTAS = 0xF000
+
+
+class CpuCharacteristics(enum.IntFlag):
+    """First result of H_GET_CPU_CHARACTERISTICS (PAPR 2.8, 14.14.1.1)."""
+
+    L1D_FLUSH_ORI30 = 1 << 61
+    L1D_FLUSH_TRIG2 = 1 << 60
+    CACHE_COUNT_DISABLED = 1 << 56
+
+
+class CpuBehaviour(enum.IntFlag):
+    """Second result of H_GET_CPU_CHARACTERISTICS: what a guest is advised to do."""
+
+    FAVOUR_SECURITY = 1 << 63
+    NO_L1D_FLUSH_ENTRY = 1 << 56
+    NO_L1D_FLUSH_UACCESS = 1 << 55
+    NO_STF_BARRIER = 1 << 54
+
+
+CPU_CHARACTERISTICS = (
+    CpuCharacteristics.L1D_FLUSH_ORI30
+    | CpuCharacteristics.L1D_FLUSH_TRIG2
+    | CpuCharacteristics.CACHE_COUNT_DISABLED
+)
+CPU_BEHAVIOUR = (
+    CpuBehaviour.FAVOUR_SECURITY
+    | CpuBehaviour.NO_L1D_FLUSH_ENTRY
+    | CpuBehaviour.NO_L1D_FLUSH_UACCESS
+    | CpuBehaviour.NO_STF_BARRIER
+)

@@ -34,10 +34,12 @@ _rtas_log = log("rtas")
 class RtasContext(Protocol):
     """What RTAS needs of the machine."""
 
-    dma: Dma
     xics: Xics
     nvram: Nvram
     rtc: Rtc
+
+    @property
+    def dma(self) -> Dma: ...
 
     @property
     def uuid(self) -> UUID | None: ...

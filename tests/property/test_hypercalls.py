@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from emu.cpu.isa import Spr
 from emu.cpu.record import ExitReason
+from emu.events import EventLoop
 from machines.pseries import hcalls, papr
 from machines.pseries.machine import PseriesMachine, PseriesOptions
 from machines.pseries.papr import HcallNumber
@@ -52,6 +53,7 @@ class Host:
     def __init__(self) -> None:
         self.unknown: list[int] = []
         self.ended: list[str] = []
+        self.loop = EventLoop()  # not started
 
     def request_shutdown(self) -> None:
         """Note it."""

@@ -8,8 +8,9 @@ import pytest
 
 from emu.cpu.isa import MSR_DR, MSR_IR, MSR_LE
 from emu.cpu.record import ExitReason
-from emu.cpu.vcpu import GuestEndian, Vcpu
+from emu.cpu.vcpu import Vcpu
 from emu.memory.bus import MmioWindow
+from emu.memory.endian import GuestEndian
 from tests.support import asm
 from tests.support.bare import CODE, BareMachine
 from tests.support.paging import KERNEL, SHIFT_4K, HashTable, Page, Segment, map_all, set_slb
