@@ -36,6 +36,7 @@ __all__ = [
     "FileConfig",
     "MachineConfig",
     "MemoryConfig",
+    "MonitorConfig",
     "NullConfig",
     "PtyConfig",
     "SocketConfig",
@@ -144,6 +145,14 @@ class VtyConfig:
     chardev: ChardevConfig
 
 
+@dataclass(frozen=True)
+class MonitorConfig:
+    """A monitor on a character device: `mode` is "control" (QMP) or "readline"."""
+
+    chardev: ChardevConfig
+    mode: str = "control"
+
+
 @dataclass(frozen=True, kw_only=True)
 class MachineConfig:
     """Everything needed to build and start a machine.
@@ -151,8 +160,8 @@ class MachineConfig:
     `serial` are the virtual terminals from FIRST_VTY_REG on (default: one, in memory, which is
     `Machine.console`); `chardevs` are backends that `devices` refer to by id. `ram_size` is in
     bytes. `rtc_base` is "utc", "localtime", or a naive datetime taken as UTC (also in ISO format).
-    `log_items` are names from `emu.log`. `dumpdtb` is a file for the device tree, written instead
-    of running the guest.
+    `incoming` is where a migrating guest comes from, or "defer". `log_items` are names from
+    `emu.log`. `dumpdtb` is a file for the device tree, written instead of running the guest.
     """
 
     machine: str = "pseries"
@@ -174,6 +183,8 @@ class MachineConfig:
     no_reboot: bool = False
     no_shutdown: bool = False
     start_paused: bool = False
+    incoming: str | None = None
+    monitors: tuple[MonitorConfig, ...] = ()
     name: str = ""
     uuid: UUID | None = None
     accel: str = "tcg"

@@ -13,23 +13,29 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from emu.chardev.base import Chardev
 from emu.chardev.factory import open_chardev
 from emu.chardev.memory import MemoryChardev
-from emu.config import ConfigError, MachineConfig, StrPath
+from emu.config import ChardevConfig, ConfigError, MachineConfig, StrPath
 from emu.cpu.errors import UnicornError
 from emu.events import EventLoop, MachineState, RunState
 from emu.log import guest_error
+from emu.machine_migration import MachineMigration
+from emu.migration.status import MigrationStatus
+from emu.migration.stream import MigrationError
+from emu.monitor.qmp import QmpSession
 from firmware.errors import ImageError
 from machines.pseries.machine import PseriesMachine, PseriesOptions
 
 EXIT_OK, EXIT_ERROR, EXIT_PANICKED = 0, 1, 3
 _OVER = (RunState.SHUTDOWN, RunState.GUEST_PANICKED, RunState.INTERNAL_ERROR)
 _FLUSH_SECONDS = 5.0
+_POLL_SECONDS = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -57,9 +63,18 @@ class Machine:
         self._over = False
         self._reset_wanted = False
         self._loop = EventLoop()
+        self._monitors: list[QmpSession] = []
+        self.migration = MachineMigration(self)
+        self.migration.on_status = self._migration_status
         self._chardevs: list[Chardev] = []
         self._thread = threading.Thread(target=self._run, name="vcpu", daemon=True)
         self._closed = False
+        self._guest_shutdown = False
+        self.incoming_error: str | None = None
+        self.state.subscribe(self._state_changed)
+        if config.incoming is not None:
+            self._paused = True
+            self.state.set(RunState.INMIGRATE)
         self._loop.start()
         try:
             self.board = self._build()
@@ -71,9 +86,7 @@ class Machine:
         config = self.config
         ttys = []
         for vty in config.vtys():
-            chardev = open_chardev(vty.chardev, self._loop, on_quit=self.quit)
-            self._chardevs.append(chardev)
-            ttys.append((vty.reg, chardev))
+            ttys.append((vty.reg, self._chardev(vty.chardev)))
         options = PseriesOptions(
             ram_size=config.ram_size,
             cpu=config.cpu,
@@ -92,6 +105,11 @@ class Machine:
             raise ConfigError(str(error)) from error
         except (MemoryError, OSError) as error:
             raise ConfigError(f"cannot allocate {config.ram_size >> 20} MiB: {error}") from error
+
+    def _chardev(self, config: ChardevConfig) -> Chardev:
+        chardev = open_chardev(config, self._loop, on_quit=self.quit)
+        self._chardevs.append(chardev)
+        return chardev
 
     def __enter__(self) -> Self:
         return self
@@ -120,6 +138,11 @@ class Machine:
             return
         self.board.partition.ticker.start()
         self._thread.start()
+        for monitor in self.config.monitors:
+            chardev = self._chardev(monitor.chardev)
+            self.add_monitor(QmpSession(self, chardev))
+        if self.config.incoming not in (None, "defer"):
+            self.migration.listen(self.config.incoming or "")
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the guest's end and return the exit status.
@@ -133,10 +156,49 @@ class Machine:
         if state is RunState.GUEST_PANICKED:
             print(f"ppc64emu: guest panicked: {self.panic_reason}", file=sys.stderr)
             return EXIT_PANICKED
+        if self.incoming_error is not None:
+            print(f"ppc64emu: load of migration failed: {self.incoming_error}", file=sys.stderr)
+            return EXIT_ERROR
         if state is RunState.INTERNAL_ERROR:
             print(f"ppc64emu: internal error: {self.error}", file=sys.stderr)
             return EXIT_ERROR
         return EXIT_OK
+
+    def on_vcpu(self, work: Callable[[], Any]) -> Any:
+        """Run work on the vCPU thread and return its result; raises what it raises.
+
+        :class:`MigrationError` when there is no such thread any more.
+        """
+        thread = self._thread
+        if threading.current_thread() is thread or not thread.is_alive():
+            if self._over and threading.current_thread() is not thread:
+                raise MigrationError("the guest has ended")
+            return work()
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.post(run)
+        while True:
+            try:
+                return future.result(_POLL_SECONDS)
+            except TimeoutError:
+                if not thread.is_alive() and not future.done():
+                    raise MigrationError("the guest has ended") from None
+
+    def add_monitor(self, session: QmpSession) -> None:
+        """Serve a QMP session; it is closed with the machine."""
+        self._monitors.append(session)
+        session.start()
+
+    def event(self, name: str, data: dict[str, Any] | None = None) -> None:
+        """Tell every monitor."""
+        for session in self._monitors:
+            session.event(name, data)
 
     def stop(self) -> None:
         """Pause the guest; its clock stands still."""
@@ -167,11 +229,15 @@ class Machine:
         self.quit()
         if self._thread.is_alive():
             self._thread.join()
+        self.migration.close()
         self._closed = True  # from here on there is no vCPU to kick
         self.board.close()
         self._close_host()
 
     def _close_host(self) -> None:
+        self.migration.close()
+        for session in self._monitors:
+            session.close()
         for chardev in self._chardevs:
             chardev.close()
         self._loop.stop()
@@ -188,6 +254,7 @@ class Machine:
 
     def request_shutdown(self) -> None:
         """The guest powered off (vCPU thread)."""
+        self._guest_shutdown = True
         self._over = True
 
     def request_reset(self) -> None:
@@ -209,6 +276,39 @@ class Machine:
     def is_ending(self) -> bool:
         """Whether the vCPU thread is wanted for something else than the guest."""
         return self._over or self._reset_wanted or self._paused
+
+    @property
+    def thread_id(self) -> int:
+        """Native id of the vCPU thread, 0 before it runs."""
+        return self._thread.native_id or 0
+
+    def incoming_done(self) -> None:
+        """A guest has come in: run it, unless ``-S`` was given."""
+        self.state.set(RunState.PAUSED, only_from=RunState.INMIGRATE)
+        if not self.config.start_paused:
+            self.cont()
+
+    def incoming_failed(self, why: str) -> None:
+        """A guest could not come in: there is nothing to run."""
+        if not self._over:
+            self.incoming_error = why
+            self.quit()
+
+    def _migration_status(self, status: MigrationStatus) -> None:
+        if self.migration.capabilities["events"]:
+            self.event("MIGRATION", {"status": status.value})
+
+    def _state_changed(self, old: RunState, new: RunState) -> None:
+        if new is RunState.RUNNING:
+            self.event("RESUME")
+        elif old is RunState.RUNNING and new is RunState.PAUSED:
+            self.event("STOP")
+        elif new is RunState.SHUTDOWN:
+            guest = self._guest_shutdown
+            reason = "guest-shutdown" if guest else "host-qmp-quit"
+            self.event("SHUTDOWN", {"guest": guest, "reason": reason})
+        elif new is RunState.GUEST_PANICKED:
+            self.event("GUEST_PANICKED", {"action": "poweroff"})
 
     def _kick(self) -> None:
         with self._wanted:
@@ -258,6 +358,7 @@ class Machine:
         self._reset_wanted = False
         self.resets += 1
         self.board.reset()
+        self.event("RESET", {"guest": True, "reason": "guest-reset"})
 
     def _wait_paused(self) -> None:
         self.board.partition.stop_clock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from emu.cpu.partition import Partition
@@ -12,6 +12,8 @@ from emu.cpu.vcpu import Vcpu
 from emu.events import EventLoop
 from emu.memory.dma import Dma
 from emu.memory.endian import GuestEndian
+from emu.migration.machine import Iterated
+from emu.migration.sections import Component
 
 
 class HostServices(Protocol):
@@ -76,6 +78,17 @@ class Board(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release everything; no vCPU is running."""
+
+    @abstractmethod
+    def components(self) -> Sequence[Component]:
+        """Everything with a section in a state stream, in the order of saving."""
+
+    def iterated(self) -> Sequence[Iterated]:
+        """State besides RAM with sections of a form of its own."""
+        return ()
+
+    def drain(self) -> None:  # noqa: B027 (optional)
+        """Wait until no device has host I/O under way for the guest."""
 
     @property
     def dma(self) -> Dma:

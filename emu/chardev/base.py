@@ -10,6 +10,8 @@ from emu.events import EventLoop
 
 #: Takes input for the guest and returns how many of the bytes it accepted.
 Receiver = Callable[[bytes], int]
+#: Is told whether there is a peer now.
+ConnectionListener = Callable[[bool], None]
 
 #: Bytes of input that may wait for the guest before the backend stops reading from the host.
 INPUT_HIGH_WATER = 16 * 1024
@@ -36,6 +38,8 @@ class Chardev(ABC):
         self._receiver: Receiver | None = None
         self._offering = False
         self._offer_again = False
+        self._connection_listener: ConnectionListener | None = None
+        self._connection_told = False
 
     @abstractmethod
     def write(self, data: bytes) -> None:
@@ -50,6 +54,30 @@ class Chardev(ABC):
             self._receiver = receiver
         self.accept_input()
 
+    @property
+    def peer_connected(self) -> bool:
+        """Whether somebody is at the other end; always, where there is no connection."""
+        return True
+
+    def set_connection_listener(self, listener: ConnectionListener | None) -> None:
+        """Choose who is told when a peer comes or goes; told at once if there is one already.
+
+        Calls come on the loop's thread; the first may come on the caller's.
+        """
+        with self._input_lock:
+            self._connection_listener = listener
+            self._connection_told = False
+        if self.peer_connected:
+            self._tell_connection(True)
+
+    def _tell_connection(self, connected: bool) -> None:
+        with self._input_lock:
+            listener = self._connection_listener
+            if listener is None or self._connection_told is connected:
+                return
+            self._connection_told = connected
+        listener(connected)
+
     def accept_input(self) -> None:
         """Say that the receiver has room again: what it refused is offered once more."""
         with self._input_lock:
@@ -62,6 +90,16 @@ class Chardev(ABC):
     def pending_input(self) -> int:
         """Bytes of input that the receiver has not accepted yet."""
         return len(self._pending)
+
+    def peek_input(self) -> bytes:
+        """Input that waits; it stays."""
+        with self._input_lock:
+            return bytes(self._pending)
+
+    def prepend_input(self, data: bytes) -> None:
+        """Put input in front of what waits; :meth:`accept_input` offers it."""
+        with self._input_lock:
+            self._pending[:0] = data
 
     def close(self) -> None:
         """Give back host resources and interrupt a blocked `write`. Idempotent."""

@@ -123,9 +123,12 @@ class SocketChardev(FdChardev):
         self._attach(os.dup(fd), fd)
         if self.closed:  # while the connection was made
             self._detach()
+        else:
+            self._tell_connection(True)
 
     def _hangup(self, error: OSError | None) -> None:
         self._detach()
+        self._tell_connection(False)
         if self.closed:
             return
         if self._config.server:

@@ -1,0 +1,1 @@
+"""Saving, loading and moving a machine's state."""

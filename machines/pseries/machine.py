@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 
 from emu.cpu.isa import Spr
 from emu.cpu.partition import Partition
@@ -16,10 +18,12 @@ from emu.cpu.record import ExitReason
 from emu.cpu.vcpu import Vcpu
 from emu.log import log
 from emu.memory.ram import GuestRam
+from emu.migration.machine import Iterated
+from emu.migration.sections import Component
 from firmware.boot_image import BootPlan, plan_boot
 from firmware.cpu_features import CpuModel, MmuMode
 from machines.board import Board, HostServices
-from machines.pseries import dispatch, hcalls, papr
+from machines.pseries import dispatch, hcalls, papr, state
 from machines.pseries.device_tree import (
     DeviceTreeSpec,
     NvramSlot,
@@ -244,6 +248,19 @@ class PseriesMachine(Board):
     def unknown_hypercall(self, number: int) -> None:
         """Tell the log, once per number."""
         self.host.unknown_hypercall(number)
+
+    def components(self) -> Sequence[Component]:
+        """Everything with a section in a state stream."""
+        return state.components(self)
+
+    def iterated(self) -> Sequence[Iterated]:
+        """The hash page table."""
+        return (state.HptSection(self),)
+
+    @property
+    def hpt_memory(self) -> npt.NDArray[np.uint8]:
+        """The hash page table as bytes (big-endian entries)."""
+        return self._hpt_view
 
     def flush_consoles(self, seconds: float) -> None:
         """Wait until the host has taken what the guest printed, for so long at most."""

@@ -150,6 +150,7 @@ class Vty:
         self._output = np.zeros(OUTPUT_SIZE, np.uint8)
         self._input = np.zeros(INPUT_SIZE, np.uint8)
         self._closing = False
+        self._restored = b""
         self._drained = threading.Condition()
         record["unit"] = unit
         record["interrupts"] = 1
@@ -170,6 +171,24 @@ class Vty:
         """Interrupts on, as guests that never call H_VIO_SIGNAL need; output and input stay."""
         self.record["interrupts"] = 1
         self._interrupt()  # for input that waits; the reset of XICS has forgotten the first one
+
+    @property
+    def input(self) -> bytes:
+        """Input the guest has not taken, in the ring and with the chardev."""
+        received, taken = int(self.record["received"]), int(self.record["taken"])
+        ring = bytes(int(self._input[at % INPUT_SIZE]) for at in range(taken, received))
+        return ring + self._chardev.peek_input()
+
+    @input.setter
+    def input(self, data: bytes) -> None:
+        self._restored = data
+
+    def resume(self) -> None:
+        """Offer the guest the input that came with its state, before any other."""
+        data, self._restored = self._restored, b""
+        self._chardev.prepend_input(data)
+        self._chardev.accept_input()
+        self._interrupt()
 
     def vio_signal(self, mode: int) -> int:
         """H_VIO_SIGNAL: mode 0 switches the interrupt off, 1 on."""

@@ -1,0 +1,264 @@
+"""The virtio device core: status, features, queues, and the byte order a legacy driver gets.
+
+The rule of byte order is here and nowhere else.  A device latches MSR[LE] of the CPU whose
+access resets it (:meth:`VirtioDevice.reset`) and keeps it until the next reset; the reset of the
+machine gives it the platform's big-endian.  With VIRTIO_F_VERSION_1 negotiated everything is
+little-endian, without it rings and configuration space have the latched order
+(:attr:`VirtioDevice.endian`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from devices.host import DeviceHost
+from devices.virtio import records
+from devices.virtio.constants import LEGACY_ONLY, Feature, Status, VirtioId
+from devices.virtio.queue import Element, VirtQueue
+from devices.virtio.ring import RingError
+from emu.log import guest_error, log
+from emu.memory.endian import GuestEndian
+
+_virtio_log = log("virtio")
+
+
+class Transport(Protocol):
+    """How a device reaches its driver.  vCPU thread."""
+
+    def notify_queue(self, index: int) -> None:
+        """Used buffer notification of a queue."""
+
+    def notify_config(self) -> None:
+        """Configuration change notification."""
+
+
+class VirtioDevice:
+    """A virtio device of any type behind any transport.
+
+    Subclasses set ``DEVICE_ID``, offer features and queues, and implement
+    :meth:`config_space`, :meth:`write_config`, :meth:`handle_queue` and :meth:`on_reset`.
+    Everything runs on the vCPU thread.
+    """
+
+    DEVICE_ID: ClassVar[VirtioId]
+    #: Whether the configuration space is little-endian for legacy drivers too (balloon).
+    CONFIG_ALWAYS_LITTLE: ClassVar[bool] = False
+
+    def __init__(
+        self, name: str, host: DeviceHost, queue_sizes: Sequence[int], features: int = 0
+    ) -> None:
+        self.name = name
+        self.host = host
+        self.device_features = features
+        self.transport: Transport | None = None
+        self.queues = [VirtQueue(host.dma, index, size) for index, size in enumerate(queue_sizes)]
+        self.status = Status(0)
+        self.features = 0
+        self._unknown_features = 0  # acknowledged by the driver, never offered
+        self.broken = False
+        self.config_generation = 0
+        self.latched_endian = GuestEndian.BIG
+
+    # What the transport calls
+
+    def offered_features(self, modern: bool) -> int:
+        """Feature bits shown to a driver of a kind."""
+        offered = self.device_features | Feature.RING_INDIRECT_DESC.mask
+        offered |= Feature.RING_EVENT_IDX.mask
+        if modern:
+            return (offered | Feature.VERSION_1.mask) & ~LEGACY_ONLY
+        return (offered | LEGACY_ONLY) & 0xFFFFFFFF
+
+    def set_features(self, value: int, modern: bool) -> None:
+        """The driver acknowledges features; ignored once FEATURES_OK is set (2.2.2)."""
+        if self.status & Status.FEATURES_OK:
+            guest_error(self.name, "features written after FEATURES_OK")
+            return
+        if not modern and value & Feature.BAD_FEATURE.mask:
+            guest_error(self.name, "driver acknowledges every feature (bit 30)")
+        offered = self.offered_features(modern)
+        self.features = value & offered
+        self._unknown_features = value & ~offered
+        self._refresh_queues()
+        self.on_features()
+
+    def set_status(self, value: int) -> None:
+        """The driver writes the status field; 0 resets the device (2.1)."""
+        if value & 0xFF == 0:
+            self.reset()
+            return
+        new = Status(value & 0xFF) & ~Status.NEEDS_RESET | self.status & Status.NEEDS_RESET
+        if new & Status.FEATURES_OK and not self.status & Status.FEATURES_OK:
+            if not self._features_acceptable():
+                guest_error(self.name, "features %#x are not acceptable", self.features)
+                new &= ~Status.FEATURES_OK
+            else:
+                self._refresh_queues()
+        started = bool(new & ~self.status & Status.DRIVER_OK)
+        self.status = new
+        if _virtio_log.enabled:
+            _virtio_log("%s: status %#x features %#x", self.name, int(new), self.features)
+        if started:
+            self._refresh_queues()
+            self.on_driver_ok()
+
+    def _features_acceptable(self) -> bool:
+        return not self._unknown_features and self.modern
+
+    def reset(self) -> None:
+        """Reset by the driver, or by the machine when no CPU is being served.
+
+        The byte order is latched before anything else is cleared.
+        """
+        self.latched_endian = self.host.current_endian()
+        if _virtio_log.enabled:
+            _virtio_log("%s: reset, %s-endian", self.name, self.latched_endian.order)
+        self.status = Status(0)
+        self.features = self._unknown_features = 0
+        self.broken = False
+        self.config_generation = 0
+        for queue in self.queues:
+            queue.reset()
+        self.on_reset()
+
+    def notify(self, index: int) -> None:
+        """The driver has made buffers available (2.9)."""
+        if self.broken or not 0 <= index < len(self.queues):
+            if index >= len(self.queues):
+                guest_error(self.name, "notification of queue %d, which is not there", index)
+            return
+        queue = self.queues[index]
+        if not queue.enabled or not self._driver_ready:
+            return
+        self.handle_queue(queue)
+        self.check_queue(queue)
+
+    @property
+    def _driver_ready(self) -> bool:
+        # A legacy driver may use the device before it sets DRIVER_OK (virtio 1.2, 3.1.2).
+        return bool(self.status & Status.DRIVER_OK) or not self.modern
+
+    def enable_queue(self, queue: VirtQueue) -> None:
+        """The driver has placed a queue."""
+        queue.set_flags(self._queue_flags())
+        queue.enable()
+
+    def reset_queue(self, queue: VirtQueue) -> None:
+        """The driver takes a queue back (2.6.1)."""
+        self.on_queue_reset(queue)
+        queue.reset()
+
+    def config_read(self, offset: int, size: int, *, modern: bool) -> bytes:
+        """Bytes of the configuration space as they are on the bus; zeros beyond its end.
+
+        ``modern`` says through which interface the driver asks: the modern one is little-endian
+        even before features are negotiated.
+        """
+        space = self.config_space(self._config_endian(modern))
+        return space[offset : offset + size].ljust(size, b"\0")
+
+    def config_write(self, offset: int, data: bytes, *, modern: bool) -> None:
+        """The driver writes the configuration space."""
+        self.write_config(offset, data, self._config_endian(modern))
+
+    def _config_endian(self, modern: bool) -> GuestEndian:
+        if modern or self.CONFIG_ALWAYS_LITTLE:
+            return GuestEndian.LITTLE
+        return self.endian
+
+    # What transports and devices ask
+
+    @property
+    def modern(self) -> bool:
+        """Whether VIRTIO_F_VERSION_1 was negotiated."""
+        return bool(self.features & Feature.VERSION_1.mask)
+
+    @property
+    def endian(self) -> GuestEndian:
+        """Byte order of rings, headers and payload structures now."""
+        return GuestEndian.LITTLE if self.modern else self.latched_endian
+
+    def has_feature(self, bit: int) -> bool:
+        """Whether a feature was negotiated."""
+        return bool(self.features >> bit & 1)
+
+    def _queue_flags(self) -> int:
+        flags = 0
+        if self.endian is GuestEndian.BIG:
+            flags |= records.BIG_ENDIAN
+        for bit, flag in (
+            (Feature.RING_EVENT_IDX, records.EVENT_IDX),
+            (Feature.RING_INDIRECT_DESC, records.INDIRECT),
+            (Feature.RING_PACKED, records.PACKED),
+            (Feature.IN_ORDER, records.IN_ORDER),
+            (Feature.NOTIFY_ON_EMPTY, records.NOTIFY_ON_EMPTY),
+        ):
+            if self.has_feature(bit):
+                flags |= flag
+        return flags
+
+    def _refresh_queues(self) -> None:
+        flags = self._queue_flags()
+        for queue in self.queues:
+            if queue.enabled:
+                queue.set_flags(flags)
+
+    # What devices call
+
+    def push(self, queue: VirtQueue, used: Sequence[tuple[Element, int]]) -> None:
+        """Return elements to the driver, and interrupt it if it wants that."""
+        if queue.push(used) and self.transport is not None:
+            self.transport.notify_queue(queue.index)
+        self.check_queue(queue)
+
+    def config_changed(self) -> None:
+        """Tell the driver that the configuration space has changed."""
+        self.config_generation = self.config_generation + 1 & 0xFFFFFFFF
+        if self.transport is not None and self.status & Status.DRIVER_OK:
+            self.transport.notify_config()
+
+    def check_queue(self, queue: VirtQueue) -> None:
+        """Break the device if the ring turned out bad."""
+        if queue.record["error"] and not self.broken:
+            self.fail(f"queue {queue.index}: {RingError(queue.error).name}")
+
+    def fail(self, why: str) -> None:
+        """The driver broke the rules: nothing works until it resets the device (2.1.2)."""
+        guest_error(self.name, f"{why}; the device needs a reset")
+        self.broken = True
+        for queue in self.queues:
+            queue.record["enabled"] = 0
+        if self.modern:
+            self.status |= Status.NEEDS_RESET
+            if self.transport is not None and self.status & Status.DRIVER_OK:
+                self.transport.notify_config()
+
+    # What devices implement
+
+    def config_space(self, endian: GuestEndian) -> bytes:
+        """The whole configuration space in a byte order, made anew at each call."""
+        return b""
+
+    def write_config(self, offset: int, data: bytes, endian: GuestEndian) -> None:
+        """A write to the configuration space; most fields are read-only."""
+        guest_error(self.name, "write to read-only configuration space")
+
+    def handle_queue(self, queue: VirtQueue) -> None:
+        """The driver has notified an enabled queue."""
+        raise NotImplementedError
+
+    def on_reset(self) -> None:
+        """Forget what the driver has set; requests still on their way must not come back."""
+
+    def on_features(self) -> None:
+        """The driver has acknowledged features."""
+
+    def on_driver_ok(self) -> None:
+        """The driver is ready."""
+
+    def on_queue_reset(self, queue: VirtQueue) -> None:
+        """A queue is about to be reset: drop its requests."""
+
+    def close(self) -> None:
+        """Release host resources; no vCPU is running."""

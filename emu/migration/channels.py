@@ -1,0 +1,238 @@
+"""Where a state stream goes and comes from: tcp:, unix:, exec:, fd:, file:."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import socket
+import stat
+import subprocess
+from collections.abc import Callable
+
+from emu.chardev.config import ConfigError
+from emu.migration.stream import Buffer, MigrationError
+
+_BUFFER = 1 << 20
+
+
+class SocketChannel:
+    """A connected stream socket: both directions."""
+
+    has_return_path = True
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def write(self, data: Buffer) -> None:
+        """Send all of it."""
+        self._socket.sendall(data)
+
+    def read(self, size: int) -> bytes:
+        """What has arrived, up to ``size`` bytes."""
+        return self._socket.recv(min(size, _BUFFER))
+
+    def settimeout(self, seconds: float | None) -> None:
+        """How long a read may take."""
+        self._socket.settimeout(seconds)
+
+    def finish(self) -> None:
+        """Nothing to wait for: the peer answers."""
+
+    def abort(self) -> None:
+        """Make reads and writes of other threads fail.  Any thread."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._socket.close()
+
+
+class FileChannel:
+    """A file or a pipe: one direction."""
+
+    has_return_path = False
+
+    def __init__(
+        self, fd: int, *, sync: bool = False, process: subprocess.Popen[bytes] | None = None
+    ):
+        self._fd = fd
+        self._sync = sync
+        self._process = process
+        self._aborted = False
+
+    def write(self, data: Buffer) -> None:
+        """Write all of it."""
+        view = memoryview(data)
+        while view:
+            self._wait(select.POLLOUT)
+            view = view[os.write(self._fd, view) :]
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, up to ``size``."""
+        self._wait(select.POLLIN)
+        return os.read(self._fd, min(size, _BUFFER))
+
+    def _wait(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self._fd, event)
+        while not poll.poll(100):
+            if self._aborted:
+                raise OSError(0, "cancelled")
+        if self._aborted:
+            raise OSError(0, "cancelled")
+
+    def settimeout(self, seconds: float | None) -> None:
+        """No answers come here."""
+
+    def finish(self) -> None:
+        """Wait until everything is safely at its place; raises ``OSError``."""
+        if self._sync:
+            os.fsync(self._fd)
+        if self._process is not None:
+            os.close(self._fd)
+            self._fd = -1
+            status = self._process.wait()
+            if status:
+                raise OSError(0, f"the command ended with status {status}")
+
+    def abort(self) -> None:
+        """Make reads and writes of other threads fail soon.  Any thread."""
+        self._aborted = True
+
+    def close(self) -> None:
+        """Close it, and end the command."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+MigrationChannel = SocketChannel | FileChannel
+
+
+def _split(uri: str) -> tuple[str, str]:
+    kind, colon, rest = uri.partition(":")
+    if not colon or kind not in ("tcp", "unix", "exec", "fd", "file") or not rest:
+        raise ConfigError(f"unknown migration protocol: {uri}")
+    return kind, rest
+
+
+def check_uri(uri: str) -> str:
+    """Return a URI if it is one; ConfigError otherwise."""
+    kind, rest = _split(uri)
+    if kind == "tcp":
+        _tcp_address(rest)
+    if kind == "fd" and not rest.isdigit():
+        raise ConfigError(f"'{rest}' is no file descriptor")
+    return uri
+
+
+def _tcp_address(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(\[[^]]*\]|[^:,]*):(\d+)(?:,.*)?", text)
+    if not match:
+        raise ConfigError(f"expected tcp:HOST:PORT, not 'tcp:{text}'")
+    return match[1].strip("[]"), int(match[2])
+
+
+def open_outgoing(uri: str) -> MigrationChannel:
+    """Open the way out; :class:`MigrationError` with the reason if that fails."""
+    kind, rest = _split(uri)
+    try:
+        if kind == "tcp":
+            host, port = _tcp_address(rest)
+            return SocketChannel(socket.create_connection((host or "localhost", port), timeout=30))
+        if kind == "unix":
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.connect(rest)
+            return SocketChannel(connection)
+        if kind == "exec":
+            process = subprocess.Popen(rest, shell=True, stdin=subprocess.PIPE)
+            assert process.stdin is not None
+            return FileChannel(_take(process.stdin), process=process)
+        if kind == "fd":
+            return _from_fd(int(rest))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        return FileChannel(os.open(rest, flags, 0o600), sync=True)
+    except OSError as error:
+        raise MigrationError(f"cannot open '{uri}': {error.strerror or error}") from error
+
+
+def _take(stream: object) -> int:
+    fd = os.dup(stream.fileno())  # type: ignore[attr-defined]
+    stream.close()  # type: ignore[attr-defined]
+    return fd
+
+
+def _from_fd(fd: int) -> MigrationChannel:
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return SocketChannel(socket.socket(fileno=fd))
+    return FileChannel(fd)
+
+
+class Incoming:
+    """The way in.  ``address`` is where it listens; :meth:`accept` waits for the source."""
+
+    def __init__(self, uri: str) -> None:
+        kind, rest = _split(uri)
+        self.address = uri
+        self._listener: socket.socket | None = None
+        self._open: Callable[[], MigrationChannel]
+        self._path: str | None = None
+        try:
+            if kind == "tcp":
+                self._listen_tcp(*_tcp_address(rest))
+            elif kind == "unix":
+                self._listen_unix(rest)
+            elif kind == "exec":
+                self._open = lambda: _from_command(rest)
+            elif kind == "fd":
+                self._open = lambda: _from_fd(int(rest))
+            else:
+                fd = os.open(rest, os.O_RDONLY | os.O_CLOEXEC)
+                self._open = lambda: FileChannel(fd)
+        except OSError as error:
+            raise ConfigError(f"-incoming {uri}: {error.strerror or error}") from error
+
+    def _listen_tcp(self, host: str, port: int) -> None:
+        self._listener = socket.create_server((host or "0.0.0.0", port), backlog=1)
+        self.address = f"tcp:{host or '0.0.0.0'}:{self._listener.getsockname()[1]}"
+
+    def _listen_unix(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                os.unlink(path)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(path)
+        self._listener.listen(1)
+        self._path = path
+
+    def accept(self) -> MigrationChannel:
+        """The stream, once there is one; raises ``OSError`` when closed meanwhile."""
+        if self._listener is None:
+            return self._open()
+        return SocketChannel(self._listener.accept()[0])
+
+    def close(self) -> None:
+        """Stop listening.  Any thread."""
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+
+def _from_command(command: str) -> MigrationChannel:
+    process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    return FileChannel(_take(process.stdout), process=process)

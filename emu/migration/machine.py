@@ -1,0 +1,64 @@
+"""What a migration asks of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from emu.memory.ram import GuestRam
+from emu.migration.sections import Component
+from emu.migration.stream import StreamReader, StreamWriter
+
+
+class Iterated(Protocol):
+    """State besides RAM that has sections of its own (the hash page table).
+
+    ``save_*`` and ``load_*`` handle the body of START and of END sections.
+    """
+
+    name: str
+    version: int
+
+    def save_setup(self, writer: StreamWriter) -> None: ...
+
+    def save_end(self, writer: StreamWriter) -> None: ...
+
+    def load_setup(self, reader: StreamReader) -> None: ...
+
+    def load_part(self, reader: StreamReader) -> None: ...
+
+
+class MigratableMachine(Protocol):
+    """The machine as source and destination see it."""
+
+    @property
+    def migration_name(self) -> str:
+        """Name in the configuration section."""
+
+    @property
+    def ram(self) -> GuestRam:
+        """All of RAM."""
+
+    def on_vcpu(self, work: Callable[[], Any]) -> Any:
+        """Run work on the vCPU thread and return its result; raises what it raises."""
+
+    def take_dirty(self) -> npt.NDArray[np.uint8]:
+        """Dirty log since the last call, a byte a page.  vCPU thread."""
+
+    def components(self) -> Sequence[Component]:
+        """Everything with device sections, in their order."""
+
+    def iterated(self) -> Sequence[Iterated]:
+        """Everything with iterated sections besides RAM."""
+
+    def pause_for_migration(self) -> bool:
+        """Stop the guest and its devices; returns whether it was running."""
+
+    def end_migration(self, completed: bool, resume: bool) -> None:
+        """The guest has moved, or stays: goes on if ``resume``."""
+
+    def throttle(self, percent: int) -> None:
+        """Let the guest stand still for a part of the time; 0 ends that."""

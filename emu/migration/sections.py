@@ -1,0 +1,231 @@
+"""Framing of a state stream: QEMU's migration format, version 3.
+
+    header, configuration, {START, PART ..., END} of iterated state, FULL of devices, EOF,
+    description (JSON)
+
+Each section ends with a footer that repeats its number.  On top of that format, the last device
+section holds length and checksum of everything before it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emu.migration.fields import Description, u32, u64
+from emu.migration.stream import MigrationError, StreamReader, StreamWriter
+
+FILE_MAGIC = 0x5145564D  # "QEVM"
+FILE_VERSION = 3
+
+EOF = 0x00
+START = 0x01
+PART = 0x02
+END = 0x03
+FULL = 0x04
+SUBSECTION = 0x05
+DESCRIPTION = 0x06
+CONFIGURATION = 0x07
+COMMAND = 0x08
+FOOTER = 0x7E
+
+INTEGRITY = "ppc64emu/integrity"
+MAX_DESCRIPTION = 16 << 20
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of the machine with state: what identifies it in the stream, and the part itself.
+
+    Loading has three phases for the whole machine: all fields of all components; then every
+    ``check``, which may look at guest memory and byte order and raises :class:`MigrationError`;
+    then every ``resume``, which may raise interrupts and process queues.
+    """
+
+    name: str
+    description: Description
+    target: Any
+    instance: int = 0
+    prepare: Callable[[], None] | None = None  # before saving: bring the target up to date
+    check: Callable[[], None] | None = None
+    resume: Callable[[], None] | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Identifier and instance number."""
+        return self.name, self.instance
+
+
+@dataclass
+class _Integrity:
+    length: int = 0
+    checksum: int = 0
+
+
+_INTEGRITY_STATE = Description(INTEGRITY, 1, (u64("length"), u32("checksum")))
+
+
+def write_header(writer: StreamWriter, machine: str) -> None:
+    """Magic, version and the machine's name."""
+    writer.u32(FILE_MAGIC)
+    writer.u32(FILE_VERSION)
+    writer.u8(CONFIGURATION)
+    name = machine.encode()
+    writer.u32(len(name))
+    writer.write(name)
+
+
+def read_header(reader: StreamReader, machine: str) -> None:
+    """Check magic, version and machine; :class:`MigrationError` if they do not fit."""
+    if reader.u32() != FILE_MAGIC:
+        raise MigrationError("not a migration stream (wrong magic)")
+    version = reader.u32()
+    if version != FILE_VERSION:
+        raise MigrationError(f"stream version {version} is not supported (only {FILE_VERSION})")
+    if reader.u8() != CONFIGURATION:
+        raise MigrationError("configuration section is missing")
+    length = reader.u32()
+    if length > 255:
+        raise MigrationError(f"configuration: machine name of {length} bytes")
+    name = reader.read(length).decode("ascii", "replace")
+    if name != machine:
+        raise MigrationError(f"configuration: machine type is '{name}', not '{machine}'")
+
+
+def begin(
+    writer: StreamWriter,
+    kind: int,
+    number: int,
+    name: str = "",
+    instance: int = 0,
+    version: int = 0,
+) -> None:
+    """Head of a section; START and FULL carry a name."""
+    writer.u8(kind)
+    writer.u32(number)
+    if kind in (START, FULL):
+        writer.text(name)
+        writer.u32(instance)
+        writer.u32(version)
+
+
+def finish(writer: StreamWriter, number: int) -> None:
+    """Footer of a section."""
+    writer.u8(FOOTER)
+    writer.u32(number)
+
+
+def read_footer(reader: StreamReader, number: int, name: str) -> None:
+    """Check a section's footer."""
+    if reader.u8() != FOOTER or reader.u32() != number:
+        raise MigrationError(f"section '{name}': no footer where it should end")
+
+
+def write_devices(writer: StreamWriter, components: Sequence[Component], first: int) -> None:
+    """All device sections, numbered from ``first``, the integrity section, EOF, description."""
+    for number, component in enumerate(components, first):
+        begin(
+            writer, FULL, number, component.name, component.instance, component.description.version
+        )
+        if component.prepare is not None:
+            component.prepare()
+        component.description.save(writer, component.target)
+        finish(writer, number)
+    _write_integrity(writer, first + len(components))
+    writer.u8(EOF)
+    description = json.dumps(describe(components)).encode()
+    writer.u8(DESCRIPTION)
+    writer.u32(len(description))
+    writer.write(description)
+
+
+def _write_integrity(writer: StreamWriter, number: int) -> None:
+    integrity = _Integrity(writer.position, writer.checksum)
+    begin(writer, FULL, number, INTEGRITY, 0, _INTEGRITY_STATE.version)
+    _INTEGRITY_STATE.save(writer, integrity)
+    finish(writer, number)
+
+
+def describe(components: Sequence[Component]) -> dict[str, Any]:
+    """The JSON description behind the stream."""
+    sections = [*components, Component(INTEGRITY, _INTEGRITY_STATE, _Integrity())]
+    return {
+        "page_size": 4096,
+        "devices": [
+            {
+                "name": component.name,
+                "instance_id": component.instance,
+                **component.description.describe(component.target),
+            }
+            for component in sections
+        ],
+    }
+
+
+class DeviceLoader:
+    """Loads FULL sections into components, and knows at the end whether any is missing."""
+
+    def __init__(self, components: Sequence[Component]) -> None:
+        self._components = {component.key: component for component in components}
+        self._missing = dict.fromkeys(self._components)
+        self.complete = False
+
+    def load(self, reader: StreamReader, before: tuple[int, int]) -> None:
+        """Read one section behind its kind byte.
+
+        ``before`` is (position, checksum) of the stream in front of that byte.
+        """
+        number = reader.u32()
+        name = reader.text()
+        instance, version = reader.u32(), reader.u32()
+        if name == INTEGRITY:
+            self._check_integrity(reader, version, before)
+        else:
+            component = self._components.get((name, instance))
+            if component is None:
+                raise MigrationError(f"unknown section '{name}', instance {instance}")
+            if (name, instance) not in self._missing:
+                raise MigrationError(f"section '{name}', instance {instance}, comes twice")
+            del self._missing[name, instance]
+            component.description.load(reader, component.target, version)
+        read_footer(reader, number, name)
+
+    def _check_integrity(self, reader: StreamReader, version: int, before: tuple[int, int]) -> None:
+        found = _Integrity()
+        _INTEGRITY_STATE.load(reader, found, version)
+        if found.length != before[0]:
+            raise MigrationError(
+                f"{INTEGRITY}: {before[0]} bytes came before, the source sent {found.length}"
+            )
+        if found.checksum != before[1]:
+            raise MigrationError(f"{INTEGRITY}: the stream is corrupt (checksum differs)")
+        self.complete = True
+
+    def finish(self) -> None:
+        """Check that everything has come, then run the components' own checks."""
+        if self._missing:
+            name, instance = next(iter(self._missing))
+            raise MigrationError(f"section '{name}', instance {instance}, is missing")
+        if not self.complete:
+            raise MigrationError(f"section '{INTEGRITY}' is missing")
+        for component in self._components.values():
+            if component.check is not None:
+                component.check()
+
+    def resume(self) -> None:
+        """The last phase: interrupts and queues."""
+        for component in self._components.values():
+            if component.resume is not None:
+                component.resume()
+
+
+def skip_description(reader: StreamReader) -> None:
+    """Read past the description."""
+    if reader.u8() != DESCRIPTION:
+        raise MigrationError("the description is missing behind the devices")
+    length = reader.u32()
+    if length > MAX_DESCRIPTION:
+        raise MigrationError(f"description of {length} bytes")
+    reader.read(length)

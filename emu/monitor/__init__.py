@@ -1,0 +1,1 @@
+"""Control of a running machine: QMP for programs, the human monitor for people."""

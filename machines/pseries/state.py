@@ -1,0 +1,222 @@
+"""The pseries machine's sections in a state stream, beside those of its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emu.cpu.record import MAX_VCPUS
+from emu.migration.fields import Description, blob, i64, raw, u8, u32, u64
+from emu.migration.sections import Component
+from emu.migration.stream import MigrationError, StreamReader, StreamWriter
+from machines.cpu_state import cpu_component
+from machines.pseries.nvram import NVRAM_SIZE
+from machines.pseries.vty import INPUT_SIZE
+from machines.pseries.xics import IRQ_BASE, SOURCE_COUNT, Xics, XicsState
+
+if TYPE_CHECKING:
+    from machines.pseries.machine import PseriesMachine
+
+_HPTE = 16
+_VALID = 0x01  # in the eighth byte of a big-endian HPTE
+_MAX_PENDING = 1 << 16
+
+
+class HptSection:
+    """QEMU's "spapr/htab" section, version 1: the hash page table's valid entries."""
+
+    name = "spapr/htab"
+    version = 1
+
+    def __init__(self, machine: PseriesMachine) -> None:
+        self._machine = machine
+
+    def _entries(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return self._machine.hpt_memory.reshape(-1, _HPTE)
+
+    def save_setup(self, writer: StreamWriter) -> None:
+        """log2 of the size in bytes."""
+        writer.u32(self._machine.hpt_shift)
+
+    def save_end(self, writer: StreamWriter) -> None:
+        """Runs of valid entries: index, number, entries; a run of nothing ends them."""
+        writer.u32(0)
+        entries = self._entries()
+        valid = np.flatnonzero(entries[:, 7] & _VALID)
+        for run in np.split(valid, np.flatnonzero(np.diff(valid) != 1) + 1):
+            for start in range(0, len(run), 0xFFFF):
+                piece = run[start : start + 0xFFFF]
+                writer.u32(int(piece[0]))
+                writer.u16(len(piece))
+                writer.u16(0)
+                writer.write(entries[piece[0] : piece[-1] + 1].tobytes())
+        writer.u32(0)
+        writer.u16(0)
+        writer.u16(0)
+
+    def load_setup(self, reader: StreamReader) -> None:
+        """The size must be this machine's."""
+        shift = reader.u32()
+        if shift != self._machine.hpt_shift:
+            raise MigrationError(
+                f"spapr/htab: a table of 2^{shift} bytes, this machine's has"
+                f" 2^{self._machine.hpt_shift}"
+            )
+        self._entries()[:] = 0
+
+    def load_part(self, reader: StreamReader) -> None:
+        """Runs up to the one of nothing."""
+        entries = self._entries()
+        if reader.u32() != 0:
+            raise MigrationError("spapr/htab: size given twice")
+        while True:
+            index, valid, invalid = reader.u32(), reader.u16(), reader.u16()
+            if not valid and not invalid:
+                return
+            if index + valid + invalid > len(entries):
+                raise MigrationError(f"spapr/htab: entry {index + valid + invalid} is outside")
+            data = np.frombuffer(reader.read(valid * _HPTE), np.uint8)
+            entries[index : index + valid] = data.reshape(-1, _HPTE)
+            entries[index + valid : index + valid + invalid] = 0
+
+
+class XicsImage:
+    """The interrupt controller between ``Xics.save_state`` and the stream.
+
+    ``sources`` has (server, priority, saved priority, status, flags) of every number from
+    ``IRQ_BASE`` on, zeros for those that do not exist.
+    """
+
+    def __init__(self, xics: Xics) -> None:
+        self.xics = xics
+        self.servers = np.zeros((MAX_VCPUS, 3), np.int64)
+        self.sources = np.zeros((SOURCE_COUNT, 5), np.int64)
+
+    def read(self) -> None:
+        """Take the controller's state."""
+        state = self.xics.save_state()
+        self.servers[:] = 0
+        self.sources[:] = 0
+        self.servers[: len(state["servers"])] = state["servers"]
+        for irq, fields in state["sources"].items():
+            self.sources[irq - IRQ_BASE] = fields
+
+    def write(self) -> None:
+        """Give the controller this state, and send what can be sent."""
+        count = len(self.xics.save_state()["servers"])
+        rows: list[list[int]] = self.sources.tolist()
+        servers: list[list[int]] = self.servers[:count].tolist()
+        state: XicsState = {
+            "servers": [(xirr, pending, mfrr) for xirr, pending, mfrr in servers],
+            "sources": {
+                IRQ_BASE + index: (row[0], row[1], row[2], row[3], row[4])
+                for index, row in enumerate(rows)
+                if row[4]
+            },
+        }
+        try:
+            self.xics.load_state(state)
+        except ValueError as error:
+            raise MigrationError(str(error)) from error
+
+
+def _column(array: str, index: int) -> Any:
+    """Getter and setter of one column of an image's array."""
+
+    def get(image: XicsImage) -> list[int]:
+        values: list[int] = getattr(image, array)[:, index].tolist()
+        return values
+
+    def put(image: XicsImage, values: list[int]) -> None:
+        getattr(image, array)[:, index] = values
+
+    return {"getter": get, "setter": put}
+
+
+XICS_STATE = Description(
+    "xics",
+    1,
+    (
+        u32("xirr", count=MAX_VCPUS, **_column("servers", 0)),
+        u8("pending_priority", count=MAX_VCPUS, **_column("servers", 1)),
+        u8("mfrr", count=MAX_VCPUS, **_column("servers", 2)),
+        u32("server", count=SOURCE_COUNT, **_column("sources", 0)),
+        u8("priority", count=SOURCE_COUNT, **_column("sources", 1)),
+        u8("saved_priority", count=SOURCE_COUNT, **_column("sources", 2)),
+        u8("status", count=SOURCE_COUNT, **_column("sources", 3)),
+        u8("flags", count=SOURCE_COUNT, **_column("sources", 4)),
+    ),
+)
+RTC_STATE = Description(
+    "spapr/rtc",
+    1,
+    (
+        i64(
+            "us_offset",
+            getter=lambda rtc: rtc.offset // timedelta(microseconds=1),
+            setter=lambda rtc, value: setattr(rtc, "offset", timedelta(microseconds=value)),
+        ),
+    ),
+)
+NVRAM_STATE = Description("spapr_nvram", 1, (raw("contents", NVRAM_SIZE),))
+VTY_STATE = Description(
+    "spapr_vty",
+    1,
+    (
+        u32("interrupts", path="record.interrupts"),
+        blob("input", INPUT_SIZE + _MAX_PENDING),
+    ),
+)
+
+
+class _Translation:
+    """What H_REGISTER_PROC_TBL has set."""
+
+    def __init__(self, machine: PseriesMachine) -> None:
+        record = machine.partition.record
+        self.machine = machine
+        self.radix = int(record["radix"])
+        self.process_table = int(record["process_table"])
+        self.process_table_size = int(record["process_table_size"])
+
+    def read(self) -> None:
+        self.__init__(self.machine)  # type: ignore[misc]
+
+    def write(self) -> None:
+        if self.radix > 1:
+            raise MigrationError(f"spapr: radix is {self.radix}")
+        self.machine.select_translation(
+            radix=bool(self.radix), table=self.process_table, size=self.process_table_size
+        )
+
+
+SPAPR_STATE = Description(
+    "spapr", 1, (u8("radix"), u64("process_table"), u64("process_table_size"))
+)
+
+
+def components(machine: PseriesMachine) -> Sequence[Component]:
+    """Sections of the CPUs, the interrupt controller and the machine's own devices."""
+    translation = _Translation(machine)
+    xics = XicsImage(machine.xics)
+    return [
+        Component(
+            "spapr",
+            SPAPR_STATE,
+            translation,
+            prepare=translation.read,
+            check=translation.write,
+        ),
+        *(cpu_component(vcpu) for vcpu in machine.vcpus),
+        # after the CPUs: it drives their interrupt inputs
+        Component("xics", XICS_STATE, xics, prepare=xics.read, check=xics.write),
+        Component("spapr/rtc", RTC_STATE, machine.rtc),
+        *(
+            Component(f"vty@{vty.unit:08x}/spapr_vty", VTY_STATE, vty, resume=vty.resume)
+            for vty in machine.ttys
+        ),
+        Component("nvram@71000100/spapr_nvram", NVRAM_STATE, machine.nvram),
+    ]
