@@ -168,9 +168,9 @@ class VirtQueue:
         count = int(
             ring.pop(
                 self.address,
-                scratch.elements.ctypes.data,
+                scratch.elements_address,
                 min(limit, _BATCH),
-                scratch.segments.ctypes.data,
+                scratch.segments_address,
                 _SEGMENTS,
             )
         )
@@ -185,11 +185,28 @@ class VirtQueue:
         """Return elements with the bytes written to each; True if the driver wants an interrupt."""
         if not used:
             return False
-        entries = np.array(
-            [(written, element.head, element.descriptors) for element, written in used],
-            records.USED_DTYPE,
-        )
-        return bool(ring.push(self.address, entries.ctypes.data, len(entries)))
+        scratch = _scratch()
+        wants = 0
+        for start in range(0, len(used), _BATCH):
+            piece = used[start : start + _BATCH]
+            for index, (element, written) in enumerate(piece):
+                scratch.used[index] = (written, element.head, element.descriptors)
+            wants |= ring.push(self.address, scratch.used_address, len(piece))
+        return bool(wants)
+
+    def rewind(self, elements: Sequence[Element]) -> None:
+        """Give back elements unused: the ones taken last, in any order.
+
+        The driver does not notice; :meth:`pop` finds them again.
+        """
+        count = sum(element.descriptors for element in elements)
+        record = self.record
+        position = int(record["last_avail"]) - count
+        if int(record["flags"]) & records.PACKED and position < 0:
+            position += self.size
+            record["avail_wrap"] ^= 1
+        record["last_avail"] = position & 0xFFFF
+        record["inuse"] -= count
 
 
 class _Scratch:
@@ -198,6 +215,11 @@ class _Scratch:
     def __init__(self) -> None:
         self.elements = np.zeros(_BATCH, records.ELEMENT_DTYPE)
         self.segments = np.zeros(_SEGMENTS, records.SEGMENT_DTYPE)
+        self.used = np.zeros(_BATCH, records.USED_DTYPE)
+        # asking NumPy for an address costs as much as a small batch
+        self.elements_address: int = self.elements.ctypes.data
+        self.segments_address: int = self.segments.ctypes.data
+        self.used_address: int = self.used.ctypes.data
 
 
 _kept: list[_Scratch] = []

@@ -31,6 +31,7 @@ from machines.pseries.device_tree import (
     VioSlot,
     build_device_tree,
 )
+from machines.pseries.hpt_section import HptSection
 from machines.pseries.nvram import Nvram
 from machines.pseries.record import PSERIES_DTYPE
 from machines.pseries.rtas import Rtas, rtas_calls
@@ -255,7 +256,7 @@ class PseriesMachine(Board):
 
     def iterated(self) -> Sequence[Iterated]:
         """The hash page table."""
-        return (state.HptSection(self),)
+        return (HptSection(self),)
 
     @property
     def hpt_memory(self) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,7 @@ import numpy as np
 from emu.cpu.record import MAX_VCPUS
 from emu.migration.fields import Description, blob, i64, raw, u8, u32, u64
 from emu.migration.sections import Component
-from emu.migration.stream import MigrationError, StreamReader, StreamWriter
+from emu.migration.stream import MigrationError
 from machines.cpu_state import cpu_component
 from machines.pseries.nvram import NVRAM_SIZE
 from machines.pseries.vty import INPUT_SIZE
@@ -20,67 +20,7 @@ from machines.pseries.xics import IRQ_BASE, SOURCE_COUNT, Xics, XicsState
 if TYPE_CHECKING:
     from machines.pseries.machine import PseriesMachine
 
-_HPTE = 16
-_VALID = 0x01  # in the eighth byte of a big-endian HPTE
 _MAX_PENDING = 1 << 16
-
-
-class HptSection:
-    """QEMU's "spapr/htab" section, version 1: the hash page table's valid entries."""
-
-    name = "spapr/htab"
-    version = 1
-
-    def __init__(self, machine: PseriesMachine) -> None:
-        self._machine = machine
-
-    def _entries(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        return self._machine.hpt_memory.reshape(-1, _HPTE)
-
-    def save_setup(self, writer: StreamWriter) -> None:
-        """log2 of the size in bytes."""
-        writer.u32(self._machine.hpt_shift)
-
-    def save_end(self, writer: StreamWriter) -> None:
-        """Runs of valid entries: index, number, entries; a run of nothing ends them."""
-        writer.u32(0)
-        entries = self._entries()
-        valid = np.flatnonzero(entries[:, 7] & _VALID)
-        for run in np.split(valid, np.flatnonzero(np.diff(valid) != 1) + 1):
-            for start in range(0, len(run), 0xFFFF):
-                piece = run[start : start + 0xFFFF]
-                writer.u32(int(piece[0]))
-                writer.u16(len(piece))
-                writer.u16(0)
-                writer.write(entries[piece[0] : piece[-1] + 1].tobytes())
-        writer.u32(0)
-        writer.u16(0)
-        writer.u16(0)
-
-    def load_setup(self, reader: StreamReader) -> None:
-        """The size must be this machine's."""
-        shift = reader.u32()
-        if shift != self._machine.hpt_shift:
-            raise MigrationError(
-                f"spapr/htab: a table of 2^{shift} bytes, this machine's has"
-                f" 2^{self._machine.hpt_shift}"
-            )
-        self._entries()[:] = 0
-
-    def load_part(self, reader: StreamReader) -> None:
-        """Runs up to the one of nothing."""
-        entries = self._entries()
-        if reader.u32() != 0:
-            raise MigrationError("spapr/htab: size given twice")
-        while True:
-            index, valid, invalid = reader.u32(), reader.u16(), reader.u16()
-            if not valid and not invalid:
-                return
-            if index + valid + invalid > len(entries):
-                raise MigrationError(f"spapr/htab: entry {index + valid + invalid} is outside")
-            data = np.frombuffer(reader.read(valid * _HPTE), np.uint8)
-            entries[index : index + valid] = data.reshape(-1, _HPTE)
-            entries[index + valid : index + valid + invalid] = 0
 
 
 class XicsImage:
