@@ -63,7 +63,8 @@ def _run(config: MachineConfig, machine_is: Callable[[Callable[[], object]], Non
 
 
 def _check_bootable(config: MachineConfig) -> None:
-    if not (config.kernel or config.bios or config.dumpdtb or config.start_paused):
+    waits = config.start_paused or config.incoming is not None
+    if not (config.kernel or config.bios or config.dumpdtb or waits):
         raise ConfigError("nothing to boot: give a kernel with -kernel FILE (-help for help)")
 
 

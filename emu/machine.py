@@ -16,21 +16,26 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from emu.boards import build_board
 from emu.chardev.base import Chardev
 from emu.chardev.factory import open_chardev
 from emu.chardev.memory import MemoryChardev
-from emu.config import ChardevConfig, ConfigError, MachineConfig, StrPath
-from emu.cpu.errors import UnicornError
+from emu.config import ChardevConfig, MachineConfig
+from emu.devices_build import DeviceSet, build_devices
 from emu.events import EventLoop, MachineState, RunState
 from emu.log import guest_error
 from emu.machine_migration import MachineMigration
 from emu.migration.status import MigrationStatus
 from emu.migration.stream import MigrationError
+from emu.monitor.hmp import HumanMonitor
 from emu.monitor.qmp import QmpSession
-from firmware.errors import ImageError
-from machines.pseries.machine import PseriesMachine, PseriesOptions
+
+if TYPE_CHECKING:
+    from devices.host import DeviceHost
+    from devices.pci.bus import PciBus
+    from devices.virtio.mmio_slots import MmioDevice
 
 EXIT_OK, EXIT_ERROR, EXIT_PANICKED = 0, 1, 3
 _OVER = (RunState.SHUTDOWN, RunState.GUEST_PANICKED, RunState.INTERNAL_ERROR)
@@ -56,6 +61,7 @@ class Machine:
         self.state = MachineState()
         self.panic_reason: str | None = None
         self.error: str | None = None
+        self.exit_status = EXIT_OK
         self.resets = 0
         self._posted: deque[Callable[[], None]] = deque()
         self._wanted = threading.Condition()
@@ -63,10 +69,11 @@ class Machine:
         self._over = False
         self._reset_wanted = False
         self._loop = EventLoop()
-        self._monitors: list[QmpSession] = []
+        self._monitors: list[QmpSession | HumanMonitor] = []
         self.migration = MachineMigration(self)
         self.migration.on_status = self._migration_status
         self._chardevs: list[Chardev] = []
+        self._devices = DeviceSet()
         self._thread = threading.Thread(target=self._run, name="vcpu", daemon=True)
         self._closed = False
         self._guest_shutdown = False
@@ -77,34 +84,19 @@ class Machine:
             self.state.set(RunState.INMIGRATE)
         self._loop.start()
         try:
-            self.board = self._build()
+            self.board = build_board(config, self, self._chardev, self._attach)
         except BaseException:
             self._close_host()
             raise
 
-    def _build(self) -> PseriesMachine:
-        config = self.config
-        ttys = []
-        for vty in config.vtys():
-            ttys.append((vty.reg, self._chardev(vty.chardev)))
-        options = PseriesOptions(
-            ram_size=config.ram_size,
-            cpu=config.cpu,
-            kernel=_path(config.kernel),
-            initrd=_path(config.initrd),
-            bios=_path(config.bios),
-            append=config.append,
-            name=config.name or None,
-            uuid=config.uuid,
-            rtc_base=config.rtc_base,
-            ttys=ttys,
-        )
-        try:
-            return PseriesMachine(options, self)
-        except (ImageError, UnicornError) as error:
-            raise ConfigError(str(error)) from error
-        except (MemoryError, OSError) as error:
-            raise ConfigError(f"cannot allocate {config.ram_size >> 20} MiB: {error}") from error
+    def _attach(self, host: DeviceHost, bus: PciBus | None) -> list[MmioDevice]:
+        self._devices = build_devices(self.config, self._loop, self._chardev, host, bus)
+        return self._devices.mmio
+
+    @property
+    def chardevs(self) -> tuple[Chardev, ...]:
+        """Host sides of consoles, ports and monitors."""
+        return tuple(self._chardevs)
 
     def _chardev(self, config: ChardevConfig) -> Chardev:
         chardev = open_chardev(config, self._loop, on_quit=self.quit)
@@ -140,7 +132,9 @@ class Machine:
         self._thread.start()
         for monitor in self.config.monitors:
             chardev = self._chardev(monitor.chardev)
-            self.add_monitor(QmpSession(self, chardev))
+            control = monitor.mode == "control"
+            session = QmpSession(self, chardev) if control else HumanMonitor(self, chardev)
+            self.add_monitor(session)
         if self.config.incoming not in (None, "defer"):
             self.migration.listen(self.config.incoming or "")
 
@@ -162,7 +156,7 @@ class Machine:
         if state is RunState.INTERNAL_ERROR:
             print(f"ppc64emu: internal error: {self.error}", file=sys.stderr)
             return EXIT_ERROR
-        return EXIT_OK
+        return self.exit_status
 
     def on_vcpu(self, work: Callable[[], Any]) -> Any:
         """Run work on the vCPU thread and return its result; raises what it raises.
@@ -190,8 +184,8 @@ class Machine:
                 if not thread.is_alive() and not future.done():
                     raise MigrationError("the guest has ended") from None
 
-    def add_monitor(self, session: QmpSession) -> None:
-        """Serve a QMP session; it is closed with the machine."""
+    def add_monitor(self, session: QmpSession | HumanMonitor) -> None:
+        """Serve a monitor; it is closed with the machine."""
         self._monitors.append(session)
         session.start()
 
@@ -238,6 +232,7 @@ class Machine:
         self.migration.close()
         for session in self._monitors:
             session.close()
+        self._devices.close()
         for chardev in self._chardevs:
             chardev.close()
         self._loop.stop()
@@ -256,6 +251,11 @@ class Machine:
         """The guest powered off (vCPU thread)."""
         self._guest_shutdown = True
         self._over = True
+
+    def request_exit(self, status: int) -> None:
+        """The guest ended the emulator with an exit status (vCPU thread)."""
+        self.exit_status = status
+        self.request_shutdown()
 
     def request_reset(self) -> None:
         """The guest asked for a reboot (vCPU thread)."""
@@ -332,6 +332,7 @@ class Machine:
 
     def _end(self, state: RunState) -> None:
         self.board.flush_consoles(_FLUSH_SECONDS)
+        self._devices.flush(_FLUSH_SECONDS)
         self.state.set(state)
 
     def _run_guest(self) -> None:
@@ -368,7 +369,3 @@ class Machine:
             self._wanted.wait_for(
                 lambda: not self._paused or self._over or self._reset_wanted or self._posted
             )
-
-
-def _path(path: StrPath | None) -> str | None:
-    return None if path is None else os.fspath(path)

@@ -50,6 +50,7 @@ class Board(ABC):
 
     partition: Partition
     vcpus: list[Vcpu]
+    fdt: bytes  # flattened device tree
 
     def __init__(self, host: HostServices) -> None:
         self.host = host

@@ -9,6 +9,7 @@ import select
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 
 from emu.chardev.config import ConfigError
@@ -43,6 +44,19 @@ class SocketChannel:
 
     def finish(self) -> None:
         """Nothing to wait for: the peer answers."""
+
+    def drain(self, seconds: float) -> None:
+        """Say that no more will be written, and throw away what comes, so long at most.
+
+        Closing with data unread would take our last words from the peer.
+        """
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv(_BUFFER):
+                    return
 
     def abort(self) -> None:
         """Make reads and writes of other threads fail.  Any thread."""
@@ -101,6 +115,9 @@ class FileChannel:
             status = self._process.wait()
             if status:
                 raise OSError(0, f"the command ended with status {status}")
+
+    def drain(self, seconds: float) -> None:
+        """Nobody waits for an answer."""
 
     def abort(self) -> None:
         """Make reads and writes of other threads fail soon.  Any thread."""

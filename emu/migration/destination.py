@@ -19,10 +19,11 @@ from emu.migration.sections import (
     read_header,
     skip_description,
 )
-from emu.migration.source import ACK, GO, READY
+from emu.migration.source import ACK, GO, READY, REFUSED
 from emu.migration.stream import MigrationError, StreamReader
 
 _MAX_SECTIONS = 1 << 24
+_LAST_WORDS_SECONDS = 2.0
 
 
 def receive(machine: MigratableMachine, channel: MigrationChannel) -> None:
@@ -54,7 +55,8 @@ def receive(machine: MigratableMachine, channel: MigrationChannel) -> None:
 def _explain(channel: MigrationChannel, error: MigrationError) -> None:
     if channel.has_return_path:
         with contextlib.suppress(OSError):
-            channel.write(f"E{error}\n".encode())
+            channel.write(REFUSED + f"{error}\n".encode())
+            channel.drain(_LAST_WORDS_SECONDS)
 
 
 def _load(machine: MigratableMachine, reader: StreamReader) -> DeviceLoader:

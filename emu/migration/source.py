@@ -9,6 +9,7 @@ Channels of one direction (files, commands) end when everything is written.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from emu.migration.stream import MigrationError, StreamWriter
 READY = b"\x52"
 GO = b"\x47"
 ACK = b"\x41"
+REFUSED = b"\x45"  # then the reason, as text
 _RAM_SECTION = 2
 _SLICE_SECONDS = 0.1
 _SLICE_PAGES = 8192
@@ -62,6 +64,7 @@ class MigrationSource:
         self._cancelled = threading.Event()
         self._channel: MigrationChannel | None = None
         self._stopped = False
+        self._answered = False
         self._was_running = False
         self._ram = RamSource(machine.ram)
         self._thread = threading.Thread(target=self._run, name="migration", daemon=True)
@@ -109,6 +112,8 @@ class MigrationSource:
             return
         known = isinstance(error, MigrationError)
         self.error = str(error) if known else f"{type(error).__name__}: {error}"
+        if refusal := self._refusal():
+            self.error = f"the destination refused: {refusal}"
         self._set(MigrationStatus.FAILED)
 
     def _migrate(self) -> None:
@@ -245,10 +250,27 @@ class MigrationSource:
             return
         if not found:
             raise MigrationError("the destination has closed the connection before it took over")
-        text = found.decode("utf-8", "replace")
+        if found != REFUSED:
+            raise MigrationError("the destination answered nonsense")
+        text = found
         while len(text) < 500 and (more := self._channel.read(500)):
-            text += more.decode("utf-8", "replace")
-        raise MigrationError(f"the destination refused: {text.strip()}")
+            text += more
+        self._answered = True
+        raise MigrationError(
+            f"the destination refused: {text[1:].decode('utf-8', 'replace').strip()}"
+        )
+
+    def _refusal(self) -> str:
+        """Why the destination has closed the connection, if it says so."""
+        channel = self._channel
+        if channel is None or not channel.has_return_path or self._answered:
+            return ""
+        text = b""
+        with contextlib.suppress(OSError):
+            channel.settimeout(1.0)
+            while len(text) < 500 and (more := channel.read(500)):
+                text += more
+        return text[1:].decode("utf-8", "replace").strip() if text[:1] == REFUSED else ""
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():

@@ -37,7 +37,11 @@ class HumanMonitor:
         """Listen to the user; once."""
         self._thread.start()
         self._chardev.set_receiver(self.receive)
-        self._chardev.set_connection_listener(lambda connected: connected and self.show_prompt())
+        self._chardev.set_connection_listener(self._peer_changed)
+
+    def _peer_changed(self, connected: bool) -> None:
+        if connected:
+            self.show_prompt()
 
     def show_prompt(self) -> None:
         """Greet the user.  Any thread."""

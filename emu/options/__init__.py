@@ -9,7 +9,17 @@ import sys
 from collections.abc import Callable, Sequence
 
 from emu.config import ConfigError, MachineConfig
-from emu.options import boot, console, debug, devices, machine  # noqa: F401 (they declare)
+from emu.options import (  # noqa: F401 (they declare)
+    block,
+    boot,
+    console,
+    debug,
+    devices,
+    machine,
+    monitor,
+    network,
+    objects,
+)
 from emu.options.builder import ConfigBuilder
 from emu.options.table import HelpRequested, find_option
 

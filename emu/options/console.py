@@ -79,12 +79,6 @@ def parallel(build: ConfigBuilder, text: str) -> None:
     _only_none(text, "parallel port")
 
 
-@option("net", "nic", argument="none", help="there is no network adapter yet", group=_GROUP)
-def net(build: ConfigBuilder, text: str) -> None:
-    """-net, -nic: none."""
-    _only_none(text, "network backend")
-
-
 def _only_none(text: str, what: str) -> None:
     if text in ("help", "?"):
         raise HelpRequested("none")

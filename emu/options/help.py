@@ -20,7 +20,11 @@ _EPILOGUE = """\
 The console is on the terminal unless -serial, -nodefaults or -device spapr-vty
 say otherwise: Ctrl-C then ends the emulator. With -nographic or -serial
 mon:stdio Ctrl-C goes to the guest, Ctrl-A x ends the emulator and Ctrl-A h
-shows the other keys."""
+shows the other keys.
+
+The console is the only default device: where QEMU's pseries adds a network
+adapter, disk controllers and an empty CD-ROM, here nothing is added, with or
+without -nodefaults."""
 
 
 def full_help() -> str:
@@ -36,7 +40,7 @@ def _describe(entry: Option) -> str:
     head = ", ".join(f"-{name}" for name in entry.names)
     if entry.argument:
         head = f"{head} {entry.argument}"
-    text = textwrap.wrap(entry.help, _WIDTH - _INDENT)
+    text = textwrap.wrap(entry.help, _WIDTH - _INDENT, break_on_hyphens=False)
     if len(head) < _INDENT - 1:
         first = f"{head:{_INDENT}}{text.pop(0)}"
         return "\n".join([first, *(" " * _INDENT + line for line in text)])

@@ -12,7 +12,6 @@ from emu.config import (
     MIB,
     ConfigError,
     canonical_cpu,
-    check_ram_size,
     check_smp,
 )
 from emu.options.builder import ConfigBuilder
@@ -51,7 +50,7 @@ def machine(build: ConfigBuilder, text: str) -> None:
             )
         build.set("machine", name)
     if wants_help(text):
-        raise HelpRequested(describe_properties(name or "pseries"))
+        raise HelpRequested(describe_properties(build.machine))
     for key, value in properties.items():
         set_property(build, key, value)
 
@@ -114,14 +113,14 @@ def smp(build: ConfigBuilder, text: str) -> None:
     "m",
     argument="[size=]megs[,slots=n,maxmem=size]",
     help="RAM size, in MiB or with a suffix (K, M, G, T): a multiple of 256 MiB up to 16 GiB, "
-    "512 by default",
+    "512 by default; on virtmmio any number of MiB from 16",
     group=_GROUP,
 )
 def memory(build: ConfigBuilder, text: str) -> None:
     """-m: the size of RAM; memory hotplug is accepted and has no effect."""
     given = parse_keyvals(text, implied="size", known=("size", "slots", "maxmem"))
     if "size" in given:
-        size = check_ram_size(parse_size("size", given["size"], MIB))
+        size = parse_size("size", given["size"], MIB)
         build.set("ram_size", size)
     else:
         raise ConfigError("missing 'size'")
@@ -189,8 +188,9 @@ def uuid(build: ConfigBuilder, text: str) -> None:
 
 
 def _machine_list() -> str:
-    lines = (f"{name:20} {description}" for name, description in MACHINES.items())
-    return "Supported machines are:\n" + "\n".join(lines) + " (default)"
+    lines = [f"{name:20} {machine.description}" for name, machine in MACHINES.items()]
+    lines[0] += " (default)"
+    return "\n".join(["Supported machines are:", *lines])
 
 
 def _cpu_list() -> str:

@@ -1,4 +1,4 @@
-"""The properties of -machine pseries, in one table."""
+"""The properties of -machine, in one table."""
 
 from __future__ import annotations
 
@@ -79,6 +79,11 @@ PROPERTIES: Mapping[str, _Property] = {
     "vfio-no-msix-emulation": _Property("on|off", "no effect", _any_bool),
     "x-vof": _Property("on|off", "built-in Open Firmware instead of a firmware image", _keep_bool),
 }
+#: What only pseries has, besides cap-*.
+_PSERIES_ONLY = (
+    *("dt-compatible", "ic-mode", "kernel-irqchip", "max-cpu-compat", "resize-hpt"),
+    *("vfio-no-msix-emulation", "x-vof"),
+)
 
 #: Capabilities (and values) that describe what the machine does anyway; others get a warning.
 _MATCHING_CAPS: Mapping[str, tuple[str, ...]] = {
@@ -98,20 +103,25 @@ _MATCHING_CAPS: Mapping[str, tuple[str, ...]] = {
 
 def set_property(build: ConfigBuilder, key: str, value: str) -> None:
     """Apply one machine property; ConfigError if it is unknown or the value is not possible."""
-    if key.startswith("cap-"):
+    pseries = build.machine == "pseries"
+    if key.startswith("cap-") and pseries:
         _keep(build, key, value)
         if value not in _MATCHING_CAPS.get(key, ()):
             build.warn(f"{key}={value} has no effect")
         return
-    try:
-        entry = PROPERTIES[key]
-    except KeyError:
-        raise ConfigError(f"Property 'pseries-machine.{key}' not found") from None
-    entry.set(build, key, value)
+    if key not in PROPERTIES or (key in _PSERIES_ONLY and not pseries):
+        raise ConfigError(f"Property '{build.machine}-machine.{key}' not found")
+    PROPERTIES[key].set(build, key, value)
 
 
 def describe_properties(machine: str) -> str:
     """Return the help on a machine's properties."""
-    lines = [f"  {f'{key}={entry.form}':28} {entry.help}" for key, entry in PROPERTIES.items()]
-    lines.append(f"  {'cap-*=value':28} accepted; has no effect")
+    pseries = machine == "pseries"
+    lines = [
+        f"  {f'{key}={entry.form}':28} {entry.help}"
+        for key, entry in PROPERTIES.items()
+        if pseries or key not in _PSERIES_ONLY
+    ]
+    if pseries:
+        lines.append(f"  {'cap-*=value':28} accepted; has no effect")
     return f"{machine} options:\n" + "\n".join(lines)

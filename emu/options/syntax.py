@@ -1,19 +1,29 @@
-"""QEMU's option syntax: comma-separated keys and values, booleans, sizes."""
+"""QEMU's option syntax: comma-separated keys and values, or JSON; booleans, numbers, sizes."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection
-from decimal import Decimal
+from collections.abc import Collection, Iterable
 
+from devices.properties import parse_bool, parse_number, parse_size
 from emu.config import ConfigError
 
-_SIZE = re.compile(r"(?:(0x[0-9a-f]+)|([0-9]+(?:\.[0-9]+)?)([bkmgtpe]?))", re.IGNORECASE)
-_UNITS = {"b": 1, **{unit: 1 << (10 * (n + 1)) for n, unit in enumerate("kmgtpe")}}
-_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+__all__ = [
+    "check_identifier",
+    "is_json",
+    "join_keyvals",
+    "json_text",
+    "parse_bool",
+    "parse_json",
+    "parse_keyvals",
+    "parse_number",
+    "parse_pairs",
+    "parse_size",
+    "wants_help",
+]
 
-_TRUE = ("on", "yes", "true", "y")
-_FALSE = ("off", "no", "false", "n")
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
 def parse_keyvals(
@@ -25,7 +35,25 @@ def parse_keyvals(
     other stands for key=on, or "nokey" for key=off if `known` has "key". ConfigError for a key
     that is not in `known` (None: every key is fine).
     """
-    result: dict[str, str] = {}
+    return dict(_pairs(text, implied, known))
+
+
+def parse_pairs(
+    text: str, implied: str | None = None, known: Collection[str] | None = None
+) -> list[tuple[str, str]]:
+    """The parts of the argument in order, where a key may be there several times.
+
+    As `parse_keyvals`, or a JSON object: nested keys are joined with dots, and the members of a
+    list become parts of their own.
+    """
+    if is_json(text):
+        return [(key, json_text(value)) for key, value in parse_json(text)]
+    return list(_pairs(text, implied, known))
+
+
+def _pairs(
+    text: str, implied: str | None, known: Collection[str] | None
+) -> Iterable[tuple[str, str]]:
     for index, (key, value) in enumerate(_parts(text, implied is not None)):
         if value is None and index == 0 and implied is not None:
             key, value = implied, key
@@ -33,8 +61,40 @@ def parse_keyvals(
             key, value = _flag(key, known or ())
         if known is not None and key not in known:
             raise ConfigError(f"Invalid parameter '{key}'")
-        result[key] = value
-    return result
+        yield key, value
+
+
+def is_json(text: str) -> bool:
+    """Whether an argument is written in JSON."""
+    return text.startswith("{")
+
+
+def parse_json(text: str) -> list[tuple[str, object]]:
+    """Keys and values of a JSON object, flattened as in `parse_pairs`; ConfigError if it is bad."""
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"JSON parse error, {error}") from error
+    return list(_flatten("", tree))
+
+
+def _flatten(prefix: str, value: object) -> Iterable[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, member in value.items():
+            # QEMU writes a list of strings as [{"str": "..."}].
+            yield from _flatten(prefix if key == "str" and prefix else f"{prefix}.{key}", member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from _flatten(prefix, member)
+    else:
+        yield prefix.removeprefix("."), value
+
+
+def json_text(value: object) -> str:
+    """Write a JSON value as the other syntax does."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value is None else str(value)
 
 
 def _parts(text: str, implied: bool) -> list[tuple[str, str | None]]:
@@ -72,42 +132,6 @@ def _flag(word: str, known: Collection[str]) -> tuple[str, str]:
 def join_keyvals(pairs: dict[str, str]) -> str:
     """Write keys and values so that `parse_keyvals` reads them back."""
     return ",".join(f"{key}={value.replace(',', ',,')}" for key, value in pairs.items())
-
-
-def parse_bool(name: str, value: str) -> bool:
-    """Return the boolean that `value` of the parameter `name` means."""
-    if value in _TRUE:
-        return True
-    if value in _FALSE:
-        return False
-    raise ConfigError(f"Parameter '{name}' expects 'on' or 'off'")
-
-
-def parse_number(name: str, value: str) -> int:
-    """Return the value of a parameter that is a non-negative number (decimal, 0x or 0 octal)."""
-    try:
-        number = int(value, 8) if re.fullmatch("0[0-7]+", value) else int(value, 0)
-    except ValueError:
-        number = -1
-    if number < 0 or not value[:1].isdigit():
-        raise ConfigError(f"Parameter '{name}' expects a number")
-    return number
-
-
-def parse_size(name: str, value: str, unit: int = 1) -> int:
-    """Return a size in bytes; without a suffix, `value` counts in `unit` bytes."""
-    match = _SIZE.fullmatch(value)
-    if match:
-        hexadecimal, decimal, suffix = match.groups()
-        if hexadecimal:
-            size = int(hexadecimal, 16) * unit
-        else:
-            size = int(Decimal(decimal) * (_UNITS[suffix.lower()] if suffix else unit))
-        if size < 1 << 64:
-            return size
-    raise ConfigError(
-        f"Parameter '{name}' expects a non-negative number below 2^64 (suffixes: K, M, G, T, P, E)"
-    )
 
 
 def check_identifier(value: str) -> str:

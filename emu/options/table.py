@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from emu.options.builder import ConfigBuilder
 
 #: The help's sections, in order.
-GROUPS = ("Machine", "Boot", "Console", "Devices", "Debugging and help")
+GROUPS = ("Machine", "Boot", "Console", "Storage", "Network", "Devices", "Debugging and help")
 
 Handler = Callable[[ConfigBuilder, str], None]
 

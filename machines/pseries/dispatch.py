@@ -52,6 +52,8 @@ HYPERTAS_FUNCTIONS: dict[str, tuple[HcallNumber, ...]] = {
         HcallNumber.H_XIRR,
         HcallNumber.H_XIRR_X,
     ),
+    "hcall-tce": (HcallNumber.H_GET_TCE, HcallNumber.H_PUT_TCE),
+    "hcall-multi-tce": (HcallNumber.H_STUFF_TCE, HcallNumber.H_PUT_TCE_INDIRECT),
     "hcall-dabr": (HcallNumber.H_SET_DABR,),
     "hcall-copy": (HcallNumber.H_PAGE_INIT,),
     "hcall-sprg0": (HcallNumber.H_SET_SPRG0,),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,9 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from devices.host import DeviceHost
+from devices.pci.bus import PciBus
+from devices.virtio.mmio_slots import MmioDevice
 from emu.cpu.isa import Spr
 from emu.cpu.partition import Partition
 from emu.cpu.record import ExitReason
@@ -23,7 +26,14 @@ from emu.migration.sections import Component
 from firmware.boot_image import BootPlan, plan_boot
 from firmware.cpu_features import CpuModel, MmuMode
 from machines.board import Board, HostServices
-from machines.pseries import dispatch, hcalls, papr, state
+from machines.pseries import (
+    dispatch,
+    hcalls,
+    papr,
+    phb_rtas,  # noqa: F401 (registers RTAS services)
+    state,
+    tce_hcalls,  # noqa: F401 (registers hypercalls)
+)
 from machines.pseries.device_tree import (
     DeviceTreeSpec,
     NvramSlot,
@@ -33,9 +43,13 @@ from machines.pseries.device_tree import (
 )
 from machines.pseries.hpt_section import HptSection
 from machines.pseries.nvram import Nvram
+from machines.pseries.phb import Phb
+from machines.pseries.phb_tree import phb_node
 from machines.pseries.record import PSERIES_DTYPE
 from machines.pseries.rtas import Rtas, rtas_calls
 from machines.pseries.rtc import Rtc
+from machines.pseries.tce import TceTables
+from machines.pseries.virtio_mmio import PseriesVirtioMmio
 from machines.pseries.vty import Ttys, Vty
 from machines.pseries.xics import Xics
 
@@ -59,6 +73,8 @@ class PseriesOptions:
     uuid: UUID | None = None
     rtc_base: Any = "utc"
     ttys: list[tuple[int, Any]] = field(default_factory=list)  # (unit address, Chardev)
+    # makes the devices: PCI functions go to the bus, those for virtio-mmio slots are returned
+    attach: Callable[[DeviceHost, PciBus | None], Sequence[MmioDevice]] | None = None
 
 
 class PseriesMachine(Board):
@@ -83,11 +99,24 @@ class PseriesMachine(Board):
         self.xics = Xics(self.partition)
         self.record["xics"] = self.xics.address
         self.nvram = Nvram()
+        self.xics.claim(_NVRAM_IRQ, lsi=False, name="nvram")
         self.rtc = Rtc(options.rtc_base)
         self._create_ttys()
+        self.tces = TceTables()
+        self.phb = Phb(self.partition, self.xics, self.tces)
+        self.virtio_mmio = self._plug()
         self.rtas = Rtas(self)
         self.fdt = build_device_tree(self._tree_spec())
         self.reset()
+
+    def _plug(self) -> PseriesVirtioMmio:
+        try:
+            attach = self.options.attach
+            devices = attach(self, self.phb.bus) if attach is not None else ()
+            return PseriesVirtioMmio(self.partition, self.xics, devices)
+        except BaseException:
+            self.close()
+            raise
 
     def _plan(self) -> BootPlan:
         options = self.options
@@ -139,6 +168,10 @@ class PseriesMachine(Board):
             name=options.name,
             uuid=options.uuid,
             rng_seed=os.urandom(32),
+            extra=(
+                phb_node(self.phb, dict(rtas_calls())),
+                *([self.virtio_mmio.build_nodes] if self.virtio_mmio.slots.transports else []),
+            ),
         )
 
     def reset(self) -> None:
@@ -147,6 +180,8 @@ class PseriesMachine(Board):
         self._hpt.madvise(mmap.MADV_DONTNEED)
         self.select_translation(radix=False, table=0, size=0)
         self.xics.reset()
+        self.virtio_mmio.reset()
+        self.phb.reset()
         for vty in self.ttys:
             vty.reset()
         self.plan.place(self.ram.memory)

@@ -64,11 +64,12 @@ class RtasContext(Protocol):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the guest: the machine, the vCPU and the inputs (unsigned)."""
+    """One call of the guest: the machine, the vCPU, the inputs (unsigned), how many outputs."""
 
     machine: RtasContext
     vcpu: Vcpu
     inputs: tuple[int, ...]
+    outputs: int
 
 
 Handler = Callable[[Call], "int | list[int]"]
@@ -76,24 +77,30 @@ Handler = Callable[[Call], "int | list[int]"]
 
 @dataclass(frozen=True)
 class Service:
-    """A service by name, with its numbers of inputs and outputs (status included)."""
+    """A service by name, with its numbers of inputs and outputs (status included).
+
+    ``others`` are more pairs of numbers that it can be called with.
+    """
 
     name: str
     token: int
     inputs: int
     outputs: int
     handler: Handler
+    others: tuple[tuple[int, int], ...] = ()
 
 
 _SERVICES: dict[int, Service] = {}
 
 
-def service(name: str, inputs: int, outputs: int) -> Callable[[Handler], Handler]:
+def service(
+    name: str, inputs: int, outputs: int, *others: tuple[int, int]
+) -> Callable[[Handler], Handler]:
     """Register a service under the next token."""
 
     def register(handler: Handler) -> Handler:
         token = TOKEN_BASE + len(_SERVICES)
-        _SERVICES[token] = Service(name, token, inputs, outputs, handler)
+        _SERVICES[token] = Service(name, token, inputs, outputs, handler, others)
         return handler
 
     return register
@@ -132,11 +139,11 @@ class Rtas:
         if entry is None:
             guest_error("rtas", "unknown token %#x", token)
             return [PARAMETER_ERROR]
-        if len(inputs) != entry.inputs or outputs != entry.outputs:
+        if (len(inputs), outputs) not in ((entry.inputs, entry.outputs), *entry.others):
             guest_error("rtas", "%s: %d inputs, %d outputs", entry.name, len(inputs), outputs)
             return [PARAMETER_ERROR]
         try:
-            answer = entry.handler(Call(self._machine, vcpu, inputs))
+            answer = entry.handler(Call(self._machine, vcpu, inputs, outputs))
         except DmaError:
             answer = PARAMETER_ERROR
         answers = [answer] if isinstance(answer, int) else answer

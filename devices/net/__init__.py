@@ -1,0 +1,1 @@
+"""Host side of network devices: user-mode NAT, sockets, tap."""

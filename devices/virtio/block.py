@@ -1,0 +1,386 @@
+"""Virtio block device (virtio 1.2, 5.2), as QEMU 7.2 shows it to its driver.
+
+A request takes one of three ways.  Reads and writes that the host's page cache answers at once
+are done natively during the notification (:mod:`devices.virtio.block_native`).  What needs no
+disk, errors above all, is answered here.  Everything else goes to worker threads, which hand
+results back to the vCPU thread in batches.
+
+Header fields have the order of the rings.  The ranges of discard and write zeroes are
+little-endian for every driver: the structure says so (5.2.6), Linux drivers do so, and only
+QEMU reads them in a legacy guest's order.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from devices.block.image import MAX_PIECES, SECTOR, Image
+from devices.host import DeviceHost
+from devices.virtio import block_native as native
+from devices.virtio.block_options import (
+    CONFIG_WRITEBACK,
+    MAX_REQUEST_SECTORS,
+    BlockFeature,
+    BlockOptions,
+)
+from devices.virtio.block_request import (
+    BARRIER,
+    FLAG_UNMAP,
+    HEADER_SIZE,
+    ID_SIZE,
+    RANGE_SIZE,
+    BlockStatus,
+    Request,
+    RequestType,
+)
+from devices.virtio.block_workers import Workers
+from devices.virtio.constants import VirtioId
+from devices.virtio.device import VirtioDevice
+from devices.virtio.queue import Element, VirtQueue
+from devices.virtio.records import ELEMENT_DTYPE, SEGMENT_DTYPE, USED_DTYPE
+from emu.log import guest_error
+from emu.memory.endian import GuestEndian
+
+_log = logging.getLogger(__name__)
+_RANGE = struct.Struct("<QII")
+#: A large write is waited for as long as a copy of it takes at this rate (bytes per second):
+#: where the host cannot write without waiting, that is what it costs when the disk is not in the
+#: way, and no interrupt has to wake the guest.
+_COPY_RATE = 2.5e9
+_WAIT_BYTES = 128 * 1024
+_WAIT_SECONDS = 0.002
+_WORDS = {RequestType.IN: "read", RequestType.OUT: "write"}
+
+
+class VirtioBlock(VirtioDevice):
+    """A disk; takes over ``image``.
+
+    ``write_cache`` tells whether writes are complete before they are on stable storage, which
+    the driver may change.  vCPU thread.
+    """
+
+    DEVICE_ID = VirtioId.BLOCK
+
+    def __init__(self, name: str, host: DeviceHost, options: BlockOptions, image: Image) -> None:
+        wanted = options.write_cache
+        self._initial_cache = image.write_back if wanted is None else wanted
+        features = options.features(read_only=image.read_only, write_back=self._initial_cache)
+        super().__init__(name, host, [options.queue_size] * options.queues, features)
+        self.options = options
+        self.image = image
+        self.in_flight: set[Request] = set()  # with workers, or a flush that waits
+        self._parked: list[tuple[Request, set[Request]]] = []  # flushes, and what they wait for
+        self._workers = Workers(image, name, self._announce)
+        self._serial = options.serial.encode()[:ID_SIZE]
+        self._logged: set[tuple[RequestType, int | None]] = set()
+        self._closed = False
+        self._make_record()
+        self.write_cache = self._initial_cache
+
+    def _make_record(self) -> None:
+        self._elements = np.zeros(native.BATCH, ELEMENT_DTYPE)
+        self._segments = np.zeros(native.MAX_SEGMENTS, SEGMENT_DTYPE)
+        self._used = np.zeros(native.BATCH, USED_DTYPE)
+        self._iovec = np.zeros(MAX_PIECES, SEGMENT_DTYPE)
+        self._disk_array = np.zeros(1, native.DISK_DTYPE)
+        self._disk_address: int = self._disk_array.ctypes.data
+        self.record = self._disk_array[0]
+        for field in ("elements", "segments", "used", "iovec"):
+            self.record[field] = getattr(self, f"_{field}").ctypes.data
+        self.record["capacity"] = self.image.size // SECTOR
+        self.record["block_mask"] = self.options.block_size // SECTOR - 1
+        self.record["fd"] = self.image.nowait_fd
+        self.record["read_nowait"] = self._can_write_nowait = self.image.nowait_fd >= 0
+
+    # Configuration space
+
+    @property
+    def write_cache(self) -> bool:
+        """Whether writes are complete before they are on stable storage."""
+        return self._write_cache
+
+    @write_cache.setter
+    def write_cache(self, on: bool) -> None:
+        self._write_cache = on
+        nowait = on and self._can_write_nowait and not self.image.read_only
+        self.record["write_nowait"] = nowait
+
+    def config_space(self, endian: GuestEndian) -> bytes:
+        """See :meth:`BlockOptions.config_space`."""
+        return self.options.config_space(endian, self.image.size, self.write_cache)
+
+    def write_config(self, offset: int, data: bytes, endian: GuestEndian) -> None:
+        """``writeback`` can be written if CONFIG_WCE was negotiated (5.2.5)."""
+        place = CONFIG_WRITEBACK - offset
+        if not 0 <= place < len(data) or not self.has_feature(BlockFeature.CONFIG_WCE):
+            guest_error(self.name, "write to read-only configuration space")
+            return
+        self.write_cache = bool(data[place])
+
+    def resize(self, size: int) -> None:
+        """Change the size of image and disk (bytes, whole sectors) and tell the driver.
+
+        Raises ``OSError`` if the image cannot have that size, ``ValueError`` for odd sizes.
+        """
+        if size < 0 or size % SECTOR:
+            raise ValueError(f"size {size} is not a multiple of {SECTOR}")
+        self.drain()
+        self.image.resize(size)
+        self.record["capacity"] = size // SECTOR
+        self.config_changed()
+
+    def on_driver_ok(self) -> None:
+        """A driver that can neither flush nor switch the cache gets none (5.2.5.2)."""
+        if not self.has_feature(BlockFeature.CONFIG_WCE):
+            self.write_cache = self.has_feature(BlockFeature.FLUSH)
+
+    # Requests
+
+    def handle_queue(self, queue: VirtQueue) -> None:
+        """Carry out what the driver has made available, or start it."""
+        finished: list[tuple[Element, int]] = []
+        interrupt = False
+        before = self._workers.pending
+        while left := native.serve(queue.address, self._disk_address):
+            interrupt |= bool(self.record["interrupt"])
+            for element in self._left(left):
+                if self._start(queue, element):
+                    finished.append((element, element.writable_bytes))
+        interrupt |= bool(self.record["interrupt"])
+        if finished:
+            interrupt |= queue.push(finished)
+        if interrupt and self.transport is not None:
+            self.transport.notify_queue(queue.index)
+        if self._workers.pending > before:
+            self._wait_for_copies()
+
+    def _left(self, count: int) -> list[Element]:
+        """Elements that native code has left to us."""
+        elements = []
+        for head, descriptors, readable, writable, first, _, _ in self._elements[:count].tolist():
+            pieces = self._segments[first : first + readable + writable].tolist()
+            elements.append(
+                Element(self.host.dma, head, descriptors, pieces[:readable], pieces[readable:])
+            )
+        return elements
+
+    def _start(self, queue: VirtQueue, element: Element) -> bool:
+        """Begin a request; True if it is done already."""
+        if self.broken:
+            return False
+        header = element.read(0, HEADER_SIZE)
+        if len(header) < HEADER_SIZE or not element.writable:
+            self.fail("request without header or status")
+            return False
+        number, _, sector = struct.unpack(self.endian.struct + "IIQ", header)
+        number &= ~BARRIER
+        result: Request | BlockStatus
+        # Bit 0 says that a request writes; as in QEMU it does not matter for these types.
+        if number in (RequestType.IN, RequestType.OUT):
+            result = self._read_or_write(queue, element, RequestType(number), sector)
+        elif number & ~1 == RequestType.FLUSH:
+            result = Request(queue, element, RequestType.FLUSH)
+        elif number & ~1 == RequestType.GET_ID:
+            result = self._get_id(element)
+        elif number in (RequestType.DISCARD, RequestType.WRITE_ZEROES):
+            result = self._discard_or_zero(queue, element, RequestType(number))
+        else:
+            result = BlockStatus.UNSUPP
+        if isinstance(result, BlockStatus):
+            _set_status(element, result)
+            return True
+        self._submit(result)
+        return False
+
+    def _read_or_write(
+        self, queue: VirtQueue, element: Element, type: RequestType, sector: int
+    ) -> Request | BlockStatus:
+        if type is RequestType.IN:
+            size = element.writable_bytes - 1
+            pieces, skip = element.writable, 0
+        else:
+            size = element.readable_bytes - HEADER_SIZE
+            pieces, skip = element.readable, HEADER_SIZE
+        if not self._in_range(sector, size) or (type is RequestType.OUT and self.image.read_only):
+            return BlockStatus.IOERR
+        if size == 0:
+            return BlockStatus.OK
+        return Request(
+            queue,
+            element,
+            type,
+            sector * SECTOR,
+            size,
+            self._views(pieces, skip, size),
+            durable=not self.write_cache,
+        )
+
+    def _views(self, pieces: Sequence[tuple[int, int]], skip: int, size: int) -> list[memoryview]:
+        """Guest RAM of ``size`` bytes behind the first ``skip``; neighbours become one view."""
+        views: list[memoryview] = []
+        start = end = 0
+        for address, length in pieces:
+            if skip >= length:
+                skip -= length
+                continue
+            address, length, skip = address + skip, min(length - skip, size), 0
+            size -= length
+            if length and address != end:
+                if end > start:
+                    views.append(self.host.dma.view(start, end - start))
+                start = address
+            if length:
+                end = address + length
+        views.append(self.host.dma.view(start, end - start))
+        return views
+
+    def _in_range(self, sector: int, size: int) -> bool:
+        """Whether a range is one of whole blocks of the disk."""
+        sectors = size // SECTOR
+        return (
+            size % self.options.block_size == 0
+            and sector & int(self.record["block_mask"]) == 0
+            and sectors <= MAX_REQUEST_SECTORS
+            and sector + sectors <= self.image.size // SECTOR
+        )
+
+    def _get_id(self, element: Element) -> BlockStatus:
+        """The serial number, with a zero byte where there is room (5.2.6.1)."""
+        room = min(element.writable_bytes - 1, ID_SIZE)
+        element.write((self._serial + b"\0")[:room])
+        return BlockStatus.OK
+
+    def _discard_or_zero(
+        self, queue: VirtQueue, element: Element, type: RequestType
+    ) -> Request | BlockStatus:
+        data = element.read(HEADER_SIZE)
+        discard = type is RequestType.DISCARD
+        options = self.options
+        offered = options.discard if discard else options.write_zeroes
+        if not offered or len(data) != RANGE_SIZE:  # one range: max_discard_seg is 1
+            return BlockStatus.UNSUPP
+        sector, sectors, flags = _RANGE.unpack(data)
+        limit = options.max_discard_sectors if discard else options.max_write_zeroes_sectors
+        if flags & ~(0 if discard else FLAG_UNMAP):
+            return BlockStatus.UNSUPP
+        size = sectors * SECTOR
+        if sectors > limit or not self._in_range(sector, size) or self.image.read_only:
+            return BlockStatus.IOERR
+        return Request(
+            queue,
+            element,
+            type,
+            sector * SECTOR,
+            size,
+            durable=not self.write_cache,
+            unmap=bool(flags & FLAG_UNMAP),
+        )
+
+    # Requests that take time
+
+    def _submit(self, request: Request) -> None:
+        """Give a request to the workers; a flush waits for what changes the disk before it."""
+        if request.type is RequestType.FLUSH:
+            writes = {other for other in self.in_flight if _changes_disk(other)}
+            if writes:
+                self.in_flight.add(request)
+                self._parked.append((request, writes))
+                return
+        self.in_flight.add(request)
+        self._workers.submit(request)
+
+    def _announce(self) -> None:
+        """Workers have results.  A worker's thread."""
+        self.host.post(self._collect)
+
+    def _collect(self) -> None:
+        self._finish(self._workers.collect())
+
+    def _wait_for_copies(self) -> None:
+        """Give large writes the time that copying them takes; see _COPY_RATE."""
+        size = sum(request.size for request in self.in_flight if self._may_be_quick(request))
+        if size >= _WAIT_BYTES:
+            self._finish(self._workers.wait(min(size / _COPY_RATE, _WAIT_SECONDS)))
+
+    def _may_be_quick(self, request: Request) -> bool:
+        if request.durable or self.record["fd"] < 0:
+            return False
+        if request.type is RequestType.IN:
+            return not self.record["read_nowait"]
+        return request.type is RequestType.OUT and not self.record["write_nowait"]
+
+    def _finish(self, requests: Sequence[Request]) -> None:
+        """Return requests to the driver: one push for each queue."""
+        self._settle(requests)
+        by_queue: dict[VirtQueue, list[tuple[Element, int]]] = {}
+        for request in requests:
+            element = request.element
+            _set_status(element, BlockStatus.IOERR if request.error else BlockStatus.OK)
+            by_queue.setdefault(request.queue, []).append((element, element.writable_bytes))
+        for queue, used in by_queue.items():
+            self.push(queue, used)
+
+    def _settle(self, requests: Sequence[Request]) -> None:
+        """Account for what the workers have done, and start flushes that waited for it."""
+        for request in requests:
+            self.in_flight.discard(request)
+            if request.type is RequestType.IN:
+                request.element.written(0, request.size)
+            if request.error is not None:
+                self._log_error(request, request.error)
+        for entry in list(self._parked):
+            flush, writes = entry
+            writes.difference_update(requests)
+            if not writes:
+                self._parked.remove(entry)
+                self._workers.submit(flush)
+
+    def _log_error(self, request: Request, error: OSError) -> None:
+        """Each kind of error once."""
+        kind = (request.type, error.errno)
+        if kind not in self._logged:
+            self._logged.add(kind)
+            what = _WORDS.get(request.type) or request.type.name.lower().replace("_", " ")
+            why = error.strerror or str(error)
+            _log.warning("%s: %s of '%s' failed: %s", self.name, what, self.image.path, why)
+
+    def drain(self) -> None:
+        """Wait until every request is done and returned; the vCPU does not run meanwhile."""
+        while self.in_flight:
+            self._finish(self._workers.wait())
+
+    def on_reset(self) -> None:
+        """Wait for requests, whose memory the guest may use anew, and forget them."""
+        self._forget()
+        self.write_cache = self._initial_cache
+
+    def _forget(self) -> None:
+        while self.in_flight:
+            self._settle(self._workers.wait())
+
+    def on_queue_reset(self, queue: VirtQueue) -> None:
+        """Complete what is in flight."""
+        self.drain()
+
+    def close(self) -> None:
+        """Complete what is in flight, without telling the driver, and close the image."""
+        if not self._closed:
+            self._closed = True
+            self._forget()
+            self._workers.close()
+            self.record["fd"] = -1
+            self.record["read_nowait"] = self._can_write_nowait = False
+            self.image.close()
+
+
+def _changes_disk(request: Request) -> bool:
+    return request.type not in (RequestType.IN, RequestType.FLUSH)
+
+
+def _set_status(element: Element, status: BlockStatus) -> None:
+    """Store the status: the last byte the driver gives (5.2.6)."""
+    element.write(bytes((status,)), element.writable_bytes - 1)

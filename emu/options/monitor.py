@@ -1,0 +1,66 @@
+"""Options for monitors and migration: -qmp, -mon, -incoming."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from emu.config import ChardevConfig, ConfigError, MonitorConfig
+from emu.migration.channels import check_uri
+from emu.options.backends import serial_from_text
+from emu.options.builder import ConfigBuilder
+from emu.options.syntax import parse_keyvals
+from emu.options.table import option
+
+_GROUP = "Debugging and help"
+
+
+@option(
+    "qmp",
+    "qmp-pretty",
+    argument="dev",
+    help="QMP monitor on a character device, in the form that -serial takes",
+    group=_GROUP,
+)
+def qmp(build: ConfigBuilder, text: str) -> None:
+    """-qmp: a backend in its short form."""
+    label = f"compat_monitor{len(build.monitors)}"
+    if text.startswith("chardev:"):
+        chardev = _named(build, text.removeprefix("chardev:"))
+    else:
+        chardev = replace(serial_from_text(text), id=label)
+    build.monitors.append(MonitorConfig(chardev, "control"))
+
+
+@option(
+    "mon",
+    argument="[chardev=]id[,mode=readline|control][,pretty=on|off]",
+    help="monitor on a character device given with -chardev",
+    group=_GROUP,
+)
+def mon(build: ConfigBuilder, text: str) -> None:
+    """-mon: mode control is QMP."""
+    given = parse_keyvals(text, implied="chardev", known=("chardev", "mode", "pretty"))
+    mode = given.get("mode", "readline")
+    if mode not in ("readline", "control"):
+        raise ConfigError(f"invalid monitor mode '{mode}' (readline or control)")
+    if "chardev" not in given:
+        raise ConfigError("Parameter 'chardev' is missing")
+    build.monitors.append(MonitorConfig(_named(build, given["chardev"]), mode))
+
+
+def _named(build: ConfigBuilder, name: str) -> ChardevConfig:
+    try:
+        return build.chardevs[name]
+    except KeyError:
+        raise ConfigError(f"chardev '{name}' not found") from None
+
+
+@option(
+    "incoming",
+    argument="tcp:HOST:PORT|unix:PATH|exec:COMMAND|fd:N|file:PATH|defer",
+    help="wait for a guest that migrates here",
+    group=_GROUP,
+)
+def incoming(build: ConfigBuilder, text: str) -> None:
+    """-incoming: the machine stays empty until a guest comes."""
+    build.set("incoming", text if text == "defer" else check_uri(text))
