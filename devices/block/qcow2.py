@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -140,8 +141,9 @@ def _complaint(server: subprocess.Popen[bytes], path: str) -> str:
     assert server.stderr is not None
     text = server.stderr.read().decode(errors="replace")
     server.stderr.close()
-    lines = [line.removeprefix("qemu-nbd: ") for line in text.splitlines() if line]
-    return ": ".join(lines) or f"Could not open '{path}': qemu-nbd failed"
+    text = re.sub(r"^qemu-nbd: (Failed to blk_new_open '.*?': )?", "", text)
+    why = ": ".join(line for line in text.splitlines() if line) or "qemu-nbd failed"
+    return f"Could not open '{path}': {why}"
 
 
 def _end(server: subprocess.Popen[bytes], patience: float = 0.0) -> None:

@@ -12,15 +12,13 @@ QEMU reads them in a legacy guest's order.
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections.abc import Sequence
 
-import numpy as np
-
-from devices.block.image import MAX_PIECES, SECTOR, Image
+from devices.block.image import SECTOR, Image
 from devices.host import DeviceHost
 from devices.virtio import block_native as native
+from devices.virtio.block_flight import Flight
 from devices.virtio.block_options import (
     CONFIG_WRITEBACK,
     MAX_REQUEST_SECTORS,
@@ -37,15 +35,12 @@ from devices.virtio.block_request import (
     Request,
     RequestType,
 )
-from devices.virtio.block_workers import Workers
 from devices.virtio.constants import VirtioId
 from devices.virtio.device import VirtioDevice
 from devices.virtio.queue import Element, VirtQueue
-from devices.virtio.records import ELEMENT_DTYPE, SEGMENT_DTYPE, USED_DTYPE
 from emu.log import guest_error
 from emu.memory.endian import GuestEndian
 
-_log = logging.getLogger(__name__)
 _RANGE = struct.Struct("<QII")
 #: A large write is waited for as long as a copy of it takes at this rate (bytes per second):
 #: where the host cannot write without waiting, that is what it costs when the disk is not in the
@@ -53,7 +48,6 @@ _RANGE = struct.Struct("<QII")
 _COPY_RATE = 2.5e9
 _WAIT_BYTES = 128 * 1024
 _WAIT_SECONDS = 0.002
-_WORDS = {RequestType.IN: "read", RequestType.OUT: "write"}
 
 
 class VirtioBlock(VirtioDevice):
@@ -72,29 +66,14 @@ class VirtioBlock(VirtioDevice):
         super().__init__(name, host, [options.queue_size] * options.queues, features)
         self.options = options
         self.image = image
-        self.in_flight: set[Request] = set()  # with workers, or a flush that waits
-        self._parked: list[tuple[Request, set[Request]]] = []  # flushes, and what they wait for
-        self._workers = Workers(image, name, self._announce)
+        self.flight = Flight(image, name, self._announce)
         self._serial = options.serial.encode()[:ID_SIZE]
-        self._logged: set[tuple[RequestType, int | None]] = set()
         self._closed = False
-        self._make_record()
+        self._copying = 0  # bytes of this notification for which _is_copy() holds
+        blocks = options.block_size // SECTOR
+        self._disk = native.DiskRecord(image.nowait_fd, image.size // SECTOR, blocks)
+        self.record = self._disk.record
         self.write_cache = self._initial_cache
-
-    def _make_record(self) -> None:
-        self._elements = np.zeros(native.BATCH, ELEMENT_DTYPE)
-        self._segments = np.zeros(native.MAX_SEGMENTS, SEGMENT_DTYPE)
-        self._used = np.zeros(native.BATCH, USED_DTYPE)
-        self._iovec = np.zeros(MAX_PIECES, SEGMENT_DTYPE)
-        self._disk_array = np.zeros(1, native.DISK_DTYPE)
-        self._disk_address: int = self._disk_array.ctypes.data
-        self.record = self._disk_array[0]
-        for field in ("elements", "segments", "used", "iovec"):
-            self.record[field] = getattr(self, f"_{field}").ctypes.data
-        self.record["capacity"] = self.image.size // SECTOR
-        self.record["block_mask"] = self.options.block_size // SECTOR - 1
-        self.record["fd"] = self.image.nowait_fd
-        self.record["read_nowait"] = self._can_write_nowait = self.image.nowait_fd >= 0
 
     # Configuration space
 
@@ -106,7 +85,7 @@ class VirtioBlock(VirtioDevice):
     @write_cache.setter
     def write_cache(self, on: bool) -> None:
         self._write_cache = on
-        nowait = on and self._can_write_nowait and not self.image.read_only
+        nowait = on and self.record["fd"] >= 0 and not self.image.read_only
         self.record["write_nowait"] = nowait
 
     def config_space(self, endian: GuestEndian) -> bytes:
@@ -144,10 +123,11 @@ class VirtioBlock(VirtioDevice):
         """Carry out what the driver has made available, or start it."""
         finished: list[tuple[Element, int]] = []
         interrupt = False
-        before = self._workers.pending
-        while left := native.serve(queue.address, self._disk_address):
+        self._copying = 0
+        while left := native.serve(queue.address, self._disk.address):
             interrupt |= bool(self.record["interrupt"])
-            for element in self._left(left):
+            for chain in self._disk.left(left):
+                element = Element(self.host.dma, *chain)
                 if self._start(queue, element):
                     finished.append((element, element.writable_bytes))
         interrupt |= bool(self.record["interrupt"])
@@ -155,18 +135,9 @@ class VirtioBlock(VirtioDevice):
             interrupt |= queue.push(finished)
         if interrupt and self.transport is not None:
             self.transport.notify_queue(queue.index)
-        if self._workers.pending > before:
-            self._wait_for_copies()
-
-    def _left(self, count: int) -> list[Element]:
-        """Elements that native code has left to us."""
-        elements = []
-        for head, descriptors, readable, writable, first, _, _ in self._elements[:count].tolist():
-            pieces = self._segments[first : first + readable + writable].tolist()
-            elements.append(
-                Element(self.host.dma, head, descriptors, pieces[:readable], pieces[readable:])
-            )
-        return elements
+        if self._copying >= _WAIT_BYTES:
+            seconds = min(self._copying / _COPY_RATE, _WAIT_SECONDS)
+            self._finish(self.flight.wait(seconds))
 
     def _start(self, queue: VirtQueue, element: Element) -> bool:
         """Begin a request; True if it is done already."""
@@ -193,7 +164,9 @@ class VirtioBlock(VirtioDevice):
         if isinstance(result, BlockStatus):
             _set_status(element, result)
             return True
-        self._submit(result)
+        if self._is_copy(result):
+            self._copying += result.size
+        self.flight.submit(result)
         return False
 
     def _read_or_write(
@@ -282,31 +255,15 @@ class VirtioBlock(VirtioDevice):
 
     # Requests that take time
 
-    def _submit(self, request: Request) -> None:
-        """Give a request to the workers; a flush waits for what changes the disk before it."""
-        if request.type is RequestType.FLUSH:
-            writes = {other for other in self.in_flight if _changes_disk(other)}
-            if writes:
-                self.in_flight.add(request)
-                self._parked.append((request, writes))
-                return
-        self.in_flight.add(request)
-        self._workers.submit(request)
-
     def _announce(self) -> None:
-        """Workers have results.  A worker's thread."""
+        """There are results.  A worker's thread."""
         self.host.post(self._collect)
 
     def _collect(self) -> None:
-        self._finish(self._workers.collect())
+        self._finish(self.flight.collect())
 
-    def _wait_for_copies(self) -> None:
-        """Give large writes the time that copying them takes; see _COPY_RATE."""
-        size = sum(request.size for request in self.in_flight if self._may_be_quick(request))
-        if size >= _WAIT_BYTES:
-            self._finish(self._workers.wait(min(size / _COPY_RATE, _WAIT_SECONDS)))
-
-    def _may_be_quick(self, request: Request) -> bool:
+    def _is_copy(self, request: Request) -> bool:
+        """Whether a worker has a request only because the host cannot say what has to wait."""
         if request.durable or self.record["fd"] < 0:
             return False
         if request.type is RequestType.IN:
@@ -315,7 +272,6 @@ class VirtioBlock(VirtioDevice):
 
     def _finish(self, requests: Sequence[Request]) -> None:
         """Return requests to the driver: one push for each queue."""
-        self._settle(requests)
         by_queue: dict[VirtQueue, list[tuple[Element, int]]] = {}
         for request in requests:
             element = request.element
@@ -324,43 +280,14 @@ class VirtioBlock(VirtioDevice):
         for queue, used in by_queue.items():
             self.push(queue, used)
 
-    def _settle(self, requests: Sequence[Request]) -> None:
-        """Account for what the workers have done, and start flushes that waited for it."""
-        for request in requests:
-            self.in_flight.discard(request)
-            if request.type is RequestType.IN:
-                request.element.written(0, request.size)
-            if request.error is not None:
-                self._log_error(request, request.error)
-        for entry in list(self._parked):
-            flush, writes = entry
-            writes.difference_update(requests)
-            if not writes:
-                self._parked.remove(entry)
-                self._workers.submit(flush)
-
-    def _log_error(self, request: Request, error: OSError) -> None:
-        """Each kind of error once."""
-        kind = (request.type, error.errno)
-        if kind not in self._logged:
-            self._logged.add(kind)
-            what = _WORDS.get(request.type) or request.type.name.lower().replace("_", " ")
-            why = error.strerror or str(error)
-            _log.warning("%s: %s of '%s' failed: %s", self.name, what, self.image.path, why)
-
     def drain(self) -> None:
         """Wait until every request is done and returned; the vCPU does not run meanwhile."""
-        while self.in_flight:
-            self._finish(self._workers.wait())
+        self._finish(self.flight.wait_all())
 
     def on_reset(self) -> None:
         """Wait for requests, whose memory the guest may use anew, and forget them."""
-        self._forget()
+        self.flight.wait_all()
         self.write_cache = self._initial_cache
-
-    def _forget(self) -> None:
-        while self.in_flight:
-            self._settle(self._workers.wait())
 
     def on_queue_reset(self, queue: VirtQueue) -> None:
         """Complete what is in flight."""
@@ -370,15 +297,11 @@ class VirtioBlock(VirtioDevice):
         """Complete what is in flight, without telling the driver, and close the image."""
         if not self._closed:
             self._closed = True
-            self._forget()
-            self._workers.close()
+            self.flight.wait_all()
+            self.flight.close()
             self.record["fd"] = -1
-            self.record["read_nowait"] = self._can_write_nowait = False
+            self.record["read_nowait"] = self.record["write_nowait"] = 0
             self.image.close()
-
-
-def _changes_disk(request: Request) -> bool:
-    return request.type not in (RequestType.IN, RequestType.FLUSH)
 
 
 def _set_status(element: Element, status: BlockStatus) -> None:

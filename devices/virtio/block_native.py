@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -45,6 +47,7 @@ DISK_DTYPE = np.dtype(
         ("used", "u8"),  # BATCH USED_DTYPE,
         ("iovec", "u8"),  # MAX_PIECES SEGMENT_DTYPE, which is struct iovec
         ("fd", "i4"),  # of the image
+        ("flags", "i4"),  # of preadv2 and pwritev2: RWF_NOWAIT
         ("read_nowait", "u1"),  # reads may be tried
         ("write_nowait", "u1"),  # writes may be tried
         ("interrupt", "u1"),  # result: the driver wants an interrupt
@@ -53,12 +56,40 @@ DISK_DTYPE = np.dtype(
 )
 disk_at = record_pointer(DISK_DTYPE)
 
+
+class DiskRecord:
+    """A DISK_DTYPE record with the scratch memory it refers to; ``address`` is for native code."""
+
+    def __init__(self, fd: int, capacity: int, block_sectors: int) -> None:
+        self.elements = np.zeros(BATCH, ELEMENT_DTYPE)
+        self.segments = np.zeros(MAX_SEGMENTS, SEGMENT_DTYPE)
+        self._used = np.zeros(BATCH, USED_DTYPE)
+        self._iovec = np.zeros(MAX_PIECES, SEGMENT_DTYPE)
+        self._array = np.zeros(1, DISK_DTYPE)
+        self.address: int = self._array.ctypes.data
+        self.record: Any = self._array[0]
+        self.record["elements"] = self.elements.ctypes.data
+        self.record["segments"] = self.segments.ctypes.data
+        self.record["used"] = self._used.ctypes.data
+        self.record["iovec"] = self._iovec.ctypes.data
+        self.record["fd"] = fd
+        self.record["flags"] = os.RWF_NOWAIT
+        self.record["capacity"] = capacity
+        self.record["block_mask"] = block_sectors - 1
+        self.record["read_nowait"] = fd >= 0
+
+    def left(self, count: int) -> Iterator[tuple[int, int, list[Any], list[Any]]]:
+        """What :func:`serve` has left: head, descriptors, readable and writable segments."""
+        for head, descriptors, readable, writable, first, _, _ in self.elements[:count].tolist():
+            pieces = self.segments[first : first + readable + writable].tolist()
+            yield head, descriptors, pieces[:readable], pieces[readable:]
+
+
 _u64, _i64, _i32 = types.uint64, types.int64, types.int32
 _preadv2 = types.ExternalFunction("preadv2", _i64(_i32, _u64, _i32, _i64, _i32))
 _pwritev2 = types.ExternalFunction("pwritev2", _i64(_i32, _u64, _i32, _i64, _i32))
 _errno_location = types.ExternalFunction("__errno_location", _u64())
 
-_NOWAIT = np.int32(os.RWF_NOWAIT)
 _EOPNOTSUPP = np.uint64(errno.EOPNOTSUPP)
 _HEADER = np.uint64(HEADER_SIZE)
 _IN, _OUT = np.uint64(RequestType.IN), np.uint64(RequestType.OUT)
@@ -139,7 +170,7 @@ def _read(disk, dma, segments, count, sector, size):  # type: ignore[no-untyped-
     if pieces < 0:
         return _REFUSED
     offset = np.int64(sector << _SECTOR_SHIFT)
-    done = _preadv2(disk.fd, disk.iovec, np.int32(pieces), offset, _NOWAIT)
+    done = _preadv2(disk.fd, disk.iovec, np.int32(pieces), offset, disk.flags)
     if done < 0:
         if np.uint64(load_u32(_errno_location())) == _EOPNOTSUPP:
             disk.read_nowait = np.uint8(0)
@@ -159,7 +190,7 @@ def _write(disk, dma, first, element, sector, size):  # type: ignore[no-untyped-
     if pieces < 0:
         return _REFUSED
     offset = np.int64(sector << _SECTOR_SHIFT)
-    done = _pwritev2(disk.fd, disk.iovec, np.int32(pieces), offset, _NOWAIT)
+    done = _pwritev2(disk.fd, disk.iovec, np.int32(pieces), offset, disk.flags)
     if done < 0 and np.uint64(load_u32(_errno_location())) == _EOPNOTSUPP:
         disk.write_nowait = np.uint8(0)
     if done < 0 or np.uint64(done) != size:

@@ -20,7 +20,6 @@ MAX_REQUEST_SECTORS = 0x7FFFFFFF // SECTOR
 # (unused), num_queues, max_discard_sectors, max_discard_seg, discard_sector_alignment,
 # max_write_zeroes_sectors, max_write_zeroes_seg, write_zeroes_may_unmap, (unused)
 CONFIG = "QIIHBBIBBHIBxHIIIIIB3x"
-CONFIG_SIZE = struct.calcsize("<" + CONFIG)
 CONFIG_WRITEBACK = 32
 
 

@@ -84,6 +84,7 @@ class Workers:
             request.carry_out(self._image)
             self._done.put(request)
             del request  # guest RAM must not stay referenced by an idle thread
-            if not self._waiting and not self._announced:
+            # Who waited has it already; a call then would stop the vCPU for nothing.
+            if not self._waiting and not self._announced and not self._done.empty():
                 self._announced = True
                 self._ready()

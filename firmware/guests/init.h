@@ -50,6 +50,12 @@ void sha256_of(const void *data, size_t length, char hex[65]);
 /* init_bench.c: run the rows named in a comma-separated list, or all if it is empty. */
 void bench_all(const char *rows);
 
+/* init_io.c: rows of the first disk and network card. */
+void bench_disk_read(void);
+void bench_disk_write(void);
+void bench_disk_random(void);
+void bench_net_ping(void);
+
 /* init_stress.c: mixed checked load for that many seconds; `fault` names a part to go wrong. */
 void stress_all(double seconds, const char *fault);
 

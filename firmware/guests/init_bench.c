@@ -84,13 +84,19 @@ static void bench_tmpfs(void)
 	unlink("/tmp/bench");
 }
 
+/* Rows that need a device run only when they are named. */
 static const struct {
 	const char *name;
 	void (*run)(void);
+	int device;
 } rows[] = {
 	{ "sha256", bench_sha256 },	{ "float", bench_float },   { "integer", bench_integer },
 	{ "forkexec", bench_forkexec }, { "syscalls", bench_syscalls },
 	{ "memory", bench_memory },	{ "tmpfs", bench_tmpfs },
+	{ "disk_read", bench_disk_read, 1 },
+	{ "disk_write", bench_disk_write, 1 },
+	{ "disk_random", bench_disk_random, 1 },
+	{ "net_ping", bench_net_ping, 1 },
 };
 
 static int listed(const char *list, const char *name)
@@ -106,7 +112,7 @@ static int listed(const char *list, const char *name)
 void bench_all(const char *wanted)
 {
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-		if (*wanted && !listed(wanted, rows[i].name))
+		if (*wanted ? !listed(wanted, rows[i].name) : rows[i].device)
 			continue;
 		double start = uptime_seconds();
 		rows[i].run();

@@ -1,4 +1,7 @@
-"""RTAS services of the PCI host bridge (LoPAPR 1.1, 7.3.4, 7.3.10.5 and 7.3.11).
+"""RTAS services of the PCI host bridge.
+
+LoPAPR 1.1, chapter 7: "PCI Configuration Space Access", "MSI Support" and, in LoPAR 2.9, "DMA
+Window Manipulation Calls".
 
 Importing this module registers them.  Return codes are those QEMU's pseries gives: a
 configuration cycle that cannot be made is a hardware error, a bridge or function that is not
@@ -114,7 +117,7 @@ def _query_interrupt_source_number(call: Call) -> list[int]:
     return [SUCCESS, block.first + vector, _EDGE]
 
 
-# Functions of ibm,change-msi (7.3.10.5.1) and the type of interrupt it reports
+# Functions of ibm,change-msi, and the type of interrupt it reports
 _QUERY, _CHANGE, _RESET, _CHANGE_MSI, _CHANGE_MSIX = range(5)
 _TYPE_MSIX = 2
 
@@ -150,7 +153,7 @@ def _set_msix(phb: Phb, function: PciFunction, count: int, sequence: int) -> lis
     return [SUCCESS, min(count, possible), sequence + 1, _TYPE_MSIX]
 
 
-# Page sizes in the answer of ibm,query-pe-dma-window, by log2 (7.3.11.2 and its successors)
+# Page sizes in the answer of ibm,query-pe-dma-window, by log2
 _PAGE_SIZE_BITS = {12: 0x01, 16: 0x02, 24: 0x04, 21: 0x100}
 _PAGE_SIZES = sum(_PAGE_SIZE_BITS[shift] for shift in DMA_PAGE_SHIFTS)
 

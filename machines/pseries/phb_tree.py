@@ -34,13 +34,13 @@ from machines.pseries.phb_names import function_name
 # phys.hi of a PCI address (IEEE 1275 PCI binding, 2.2.1.1)
 _SPACE_IO, _SPACE_MEM32, _SPACE_MEM64 = 0x01000000, 0x02000000, 0x03000000
 _SLOT_MASK = 0xF800
-_CONVENTIONAL = 1  # ibm,pci-config-space-type: 256 bytes are 0, extended space 1
-# ibm,ddw-extensions: what reset is, and that query may answer 64 bits (LoPAPR errata)
+_CONFIG_SPACE_TYPE = 1  # extended configuration addresses are understood, as QEMU's node says
 _DDW_APPLICABLE = (
     "ibm,query-pe-dma-window",
     "ibm,create-pe-dma-window",
     "ibm,remove-pe-dma-window",
 )
+# ibm,ddw-extensions: the call that resets, and that query may answer 64 bits
 _DDW_RESET = "ibm,reset-pe-dma-window"
 _DDW_LONG_QUERY = 1
 
@@ -74,7 +74,7 @@ def _bridge(node: DtNode) -> None:
         + _range(_SPACE_MEM32, MEM32_WINDOW)
         + _range(_SPACE_MEM64, MEM64_WINDOW),
     )
-    node.u32("ibm,pci-config-space-type", _CONVENTIONAL)
+    node.u32("ibm,pci-config-space-type", _CONFIG_SPACE_TYPE)
     node.u32("ibm,pe-total-#msi", MSI_TOTAL)
     # Bus numbers are set: firmware leaves them alone.
     node.u32("qemu,phb-enumerated", 1)

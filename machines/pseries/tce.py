@@ -1,4 +1,4 @@
-"""Translation control entries: DMA windows of I/O adapters (LoPAPR 1.1, 3.2.2 and 14.5.4.x).
+"""Translation control entries: DMA windows of I/O adapters (LoPAPR 1.1, chapters 3 and 14).
 
 A window is an array of 64-bit entries, one a page: the page's guest real address and, in the low
 bits, whether the adapter may read and write it.  A window is known by its logical I/O bus number

@@ -1,4 +1,4 @@
-"""TCE hypercalls (LoPAPR 1.1, 14.5.4.x "TCE Access"): windows of 64-bit translation entries.
+"""TCE hypercalls (LoPAPR 1.1, chapter 14): entries of DMA windows.
 
 A range that is not wholly in its window changes nothing.
 """

@@ -15,6 +15,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from tests.bench.devices import device_rows
 from tests.bench.emulators import BenchError, Run, command, kernel_options, run
 
 READY = r"GUEST-READY"
@@ -110,7 +111,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpu", default="power8,power9")
-    parser.add_argument("--only", default="start,boot,rows", help="start, boot, rows")
+    parser.add_argument(
+        "--only", default="start,boot,rows,devices", help="start, boot, rows, devices"
+    )
     parser.add_argument("--rows", default="", help="guest rows, comma separated; all by default")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
@@ -122,6 +125,8 @@ def main() -> int:
         for cpu in arguments.cpu.split(","):
             if "boot" in chosen:
                 results.update(boots(cpu, arguments.rounds))
+            if "devices" in chosen:
+                results.update(device_rows(cpu, arguments.rounds))
             if "rows" in chosen:
                 results.update(guest_rows(cpu, arguments.rounds, arguments.rows))
     except BenchError as error:

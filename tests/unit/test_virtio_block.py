@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -60,16 +61,19 @@ class Disk:
 Make = Callable[..., Disk]
 
 
-@pytest.fixture(params=["file", "workers"])
+@pytest.fixture(params=["file", "native", "workers"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    """Makes disks on a host file (page cache), and on an image that only workers can reach."""
+    """Makes disks on a host file, and on an image that only workers can reach.
+
+    "native" leaves out RWF_NOWAIT, which few file systems have for writes.
+    """
     disks: list[Disk] = []
 
     def make_disk(
         kind: Kind = KINDS[0], features: int = CACHE, read_only: bool = False, **options: object
     ) -> Disk:
         image: Image
-        if request.param == "file":
+        if request.param != "workers":
             path = tmp_path / f"disk{len(disks)}"
             path.write_bytes(numbered(SECTORS))
             image = open_image(str(path), read_only=read_only, discard="unmap")
@@ -77,6 +81,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
             image = MemoryImage(SECTORS * 512, read_only=read_only)
             image.data[:] = numbered(SECTORS)
         disks.append(Disk(image, kind, features, BlockOptions(**options)))  # type: ignore[arg-type]
+        if request.param == "native":
+            disks[-1].device.record["flags"] = 0
         return disks[-1]
 
     yield make_disk
@@ -171,6 +177,7 @@ def test_framing_of_reads(make: Make, cuts: list[int], room: list[int], indirect
     edges = [0, *cuts, 16]
     pieces = [header[a:b] for a, b in itertools.pairwise(edges)]
     assert disk.ask(pieces, room, indirect=indirect) == (OK, numbered(4)[1024:])
+    assert_native(disk, cuts)
 
 
 @pytest.mark.parametrize("cuts", [[], [16], [7, 20], [16, 528], [15, 17, 18, 600], [100]])
@@ -182,6 +189,13 @@ def test_framing_of_writes(make: Make, cuts: list[int]) -> None:
     pieces = [request[a:b] for a, b in itertools.pairwise(edges)]
     assert disk.ask(pieces, [1]) == (OK, b"")
     assert content(disk)[512:1536] == data
+    assert_native(disk, cuts)
+
+
+def assert_native(disk: Disk, cuts: list[int]) -> None:
+    """Native code did it by itself if it could: the header is in one piece."""
+    if disk.device.record["flags"] == 0 and all(cut >= 16 for cut in cuts):
+        assert not disk.device.flight._workers._threads
 
 
 def test_the_status_is_the_last_of_many_bytes(make: Make) -> None:
@@ -300,6 +314,17 @@ def test_logical_blocks_of_4_kib(make: Make) -> None:
     assert disk.write(0, bytes(4096)) == OK
 
 
+def test_native_writes_need_no_worker(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(8192))
+    disk = Disk(open_image(str(path)), KINDS[0], CACHE, BlockOptions())
+    disk.device.record["flags"] = 0
+    disk.driver.submit(0, [disk.driver.pack("IIQ", OUT, 0, 2), b"\x77" * 1024], [1])
+    assert [data for _, _, data in disk.driver.used(0)] == [bytes(1)]
+    assert path.read_bytes() == bytes(1024) + b"\x77" * 1024 + bytes(6144)
+    disk.device.close()
+
+
 @every_kind
 def test_a_batch_needs_one_interrupt(make: Make, kind: Kind) -> None:
     disk = make(kind)
@@ -323,6 +348,37 @@ def test_guest_memory_that_was_read_into_is_logged(make: Make) -> None:
     disk.driver.submit(0, [disk.header(IN)], [512, 1])
     disk.driver.wait_used(0)
     assert {512, 1} <= {size for _, size in disk.host.written}
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[3]], ids=["legacy-be", "modern-le"])
+def test_random_requests_against_a_plain_model(make: Make, kind: Kind) -> None:
+    disk = make(kind, features=CACHE | Feature.RING_INDIRECT_DESC.mask)
+    model = bytearray(numbered(SECTORS))
+    randoms = random.Random(1)
+    for _ in range(300):
+        sector = randoms.randrange(SECTORS)
+        size = 512 * randoms.randint(1, min(8, SECTORS - sector))
+        place = slice(sector * 512, sector * 512 + size)
+        edges = sorted(randoms.sample(range(1, size), randoms.randrange(4)))
+        sizes = [b - a for a, b in itertools.pairwise([0, *edges, size])]
+        indirect = randoms.random() < 0.5
+        if randoms.random() < 0.5:
+            if randoms.random() < 0.5:
+                sizes[-1] += 1
+            else:
+                sizes.append(1)
+            answer = disk.ask([disk.header(IN, sector)], sizes, indirect=indirect)
+            assert answer == (OK, bytes(model[place]))
+        else:
+            data = randoms.randbytes(size)
+            pieces = [data[a:b] for a, b in itertools.pairwise([0, *edges, size])]
+            if randoms.random() < 0.5:
+                pieces.insert(0, disk.header(OUT, sector))
+            else:
+                pieces[0] = disk.header(OUT, sector) + pieces[0]
+            assert disk.ask(pieces, [1], indirect=indirect) == (OK, b"")
+            model[place] = data
+    assert content(disk) == model
 
 
 # Configuration space

@@ -69,7 +69,7 @@ def test_the_notification_does_not_wait_for_the_disk(disk: Disk) -> None:
     assert not disk.driver.used(0)
     disk.image.gate.set()
     assert disk.statuses(4) == dict.fromkeys(tokens, OK)
-    assert not disk.device.in_flight
+    assert not disk.device.flight.requests
 
 
 def test_a_slow_request_does_not_hold_up_the_others(disk: Disk) -> None:
@@ -95,7 +95,7 @@ def test_what_is_done_together_is_posted_and_pushed_once(disk: Disk) -> None:
     disk.wait_arrived(3)
     disk.image.gate.set()
     deadline = time.monotonic() + 20
-    while disk.device._workers._done.qsize() < 3:
+    while disk.device.flight._workers._done.qsize() < 3:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     time.sleep(0.02)
@@ -166,7 +166,7 @@ def test_a_reset_waits_for_what_writes_into_guest_memory(disk: Disk) -> None:
     threading.Timer(0.1, disk.image.gate.set).start()
     disk.device.set_status(0)
     assert disk.image.log == ["read"]
-    assert not disk.device.in_flight
+    assert not disk.device.flight.requests
     ram = disk.host.ram.memory.tobytes()
     time.sleep(0.05)
     disk.host.run_posted()
@@ -194,7 +194,7 @@ def test_drain_returns_everything(disk: Disk) -> None:
     tokens = [disk.write(0), disk.flush(), disk.read(1)]
     threading.Timer(0.05, disk.image.gate.set).start()
     disk.device.drain()
-    assert not disk.device.in_flight
+    assert not disk.device.flight.requests
     assert {token for token, _, _ in disk.driver.used(0)} == set(tokens)
 
 
@@ -203,7 +203,7 @@ def test_a_queue_reset_completes_its_requests(disk: Disk) -> None:
     disk.read(0)
     threading.Timer(0.05, disk.image.gate.set).start()
     disk.device.reset_queue(disk.device.queues[0])
-    assert not disk.device.in_flight
+    assert not disk.device.flight.requests
     assert not disk.device.queues[0].enabled
 
 
@@ -213,7 +213,7 @@ def test_a_device_that_broke_drops_late_results(disk: Disk) -> None:
     disk.driver.submit(0, [bytes(3)], [1])
     assert disk.device.broken
     disk.image.gate.set()
-    disk.host.run_until(lambda: not disk.device.in_flight)
+    disk.host.run_until(lambda: not disk.device.flight.requests)
     assert not disk.driver.used(0)
 
 
@@ -226,8 +226,8 @@ def test_large_writes_come_back_in_the_notification_if_they_are_quick(tmp_path: 
     driver = MockDriver(device, KINDS[0][0], FEATURES)
     driver.setup()
     device.record["write_nowait"] = 0
-    plain = device._workers.wait  # however slow the host is now
-    device._workers.wait = lambda seconds=None: plain(20.0)  # type: ignore[method-assign]
+    plain = device.flight._workers.wait  # however slow the host is now
+    device.flight._workers.wait = lambda seconds=None: plain(20.0)  # type: ignore[method-assign]
     token = driver.submit(0, [driver.pack("IIQ", OUT, 0, 0), b"\x55" * (1 << 20)], [1])
     assert [(used, data) for used, _, data in driver.used(0)] == [(token, b"\0")]
     assert not host.posted
@@ -245,7 +245,7 @@ def test_reads_of_the_page_cache_are_done_in_the_notification(tmp_path: Path) ->
     driver.setup()
     driver.submit(0, [driver.pack("IIQ", IN, 0, 4)], [512, 1])
     assert [data for _, _, data in driver.used(0)] == [numbered(5)[2048:] + b"\0"]
-    assert not device._workers._threads
+    assert not device.flight._workers._threads
     device.close()
 
 
