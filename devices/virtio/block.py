@@ -13,8 +13,10 @@ QEMU reads them in a legacy guest's order.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Sequence
 
+from devices.block.dirty import write_headroom
 from devices.block.image import SECTOR, Image
 from devices.host import DeviceHost
 from devices.virtio import block_native as native
@@ -46,6 +48,9 @@ _RANGE = struct.Struct("<QII")
 #: where the host cannot write without waiting, that is what it costs when the disk is not in the
 #: way, and no interrupt has to wake the guest.
 _COPY_RATE = 2.5e9
+#: Plain writes into the page cache: so much before the host's state is looked at again.
+_MAX_BUDGET = 64 << 20
+_BUDGET_SECONDS = 0.005
 _WAIT_BYTES = 128 * 1024
 _WAIT_SECONDS = 0.002
 
@@ -69,6 +74,7 @@ class VirtioBlock(VirtioDevice):
         self.flight = Flight(image, name, self._announce)
         self._serial = options.serial.encode()[:ID_SIZE]
         self._closed = False
+        self._budget_due = 0.0
         self._copying = 0  # bytes of this notification for which _is_copy() holds
         blocks = options.block_size // SECTOR
         self._disk = native.DiskRecord(image.nowait_fd, image.size // SECTOR, blocks)
@@ -87,6 +93,8 @@ class VirtioBlock(VirtioDevice):
         self._write_cache = on
         nowait = on and self.record["fd"] >= 0 and not self.image.read_only
         self.record["write_nowait"] = nowait
+        self._plain_writes = nowait
+        self.record["write_budget"] = 0
 
     def config_space(self, endian: GuestEndian) -> bytes:
         """See :meth:`BlockOptions.config_space`."""
@@ -125,6 +133,7 @@ class VirtioBlock(VirtioDevice):
         interrupt = False
         self._copying = 0
         while left := native.serve(queue.address, self._disk.address):
+            self._allow_writes()
             interrupt |= bool(self.record["interrupt"])
             for chain in self._disk.left(left):
                 element = Element(self.host.dma, *chain)
@@ -138,6 +147,13 @@ class VirtioBlock(VirtioDevice):
         if self._copying >= _WAIT_BYTES:
             seconds = min(self._copying / _COPY_RATE, _WAIT_SECONDS)
             self._finish(self.flight.wait(seconds))
+
+    def _allow_writes(self) -> None:
+        """Renew what plain writes may put into the page cache, now and then."""
+        now = time.monotonic()
+        if self._plain_writes and now >= self._budget_due:
+            self._budget_due = now + _BUDGET_SECONDS
+            self.record["write_budget"] = min(write_headroom() // 2, _MAX_BUDGET)
 
     def _start(self, queue: VirtQueue, element: Element) -> bool:
         """Begin a request; True if it is done already."""
@@ -301,6 +317,8 @@ class VirtioBlock(VirtioDevice):
             self.flight.close()
             self.record["fd"] = -1
             self.record["read_nowait"] = self.record["write_nowait"] = 0
+            self._plain_writes = False
+            self.record["write_budget"] = 0
             self.image.close()
 
 

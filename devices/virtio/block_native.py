@@ -2,7 +2,9 @@
 
 :func:`serve` takes requests from a queue, tries each plain read and write with ``preadv2`` and
 ``pwritev2`` straight between guest RAM and the host's page cache, and returns those that
-succeeded to the driver.  RWF_NOWAIT makes the kernel refuse what would wait for the disk.
+succeeded to the driver.  RWF_NOWAIT makes the kernel refuse what would wait for the disk.  Many
+file systems do not know it for writes: those then go into the page cache as long as that is far
+from the point where it makes writers wait (``write_budget``, see :mod:`devices.block.dirty`).
 Everything else - other types, errors, odd framing, what would wait - is left to Python.
 """
 
@@ -50,6 +52,7 @@ DISK_DTYPE = np.dtype(
         ("flags", "i4"),  # of preadv2 and pwritev2: RWF_NOWAIT
         ("read_nowait", "u1"),  # reads may be tried
         ("write_nowait", "u1"),  # writes may be tried
+        ("write_budget", "i8"),  # bytes that plain writes may put into the page cache
         ("interrupt", "u1"),  # result: the driver wants an interrupt
     ],
     align=True,
@@ -143,9 +146,11 @@ def _try(queue, disk, element, room):  # type: ignore[no-untyped-def]
         if size > room or not _in_range(disk, sector, size):
             return _REFUSED
         return _read(disk, dma, behind, element.writable, sector, size)
-    if type == _OUT and disk.write_nowait:
+    if type == _OUT:
         size = element.readable_bytes - _HEADER
         if size > room or not _in_range(disk, sector, size):
+            return _REFUSED
+        if disk.write_nowait == 0 and disk.write_budget < np.int64(size):
             return _REFUSED
         return _write(disk, dma, first, element, sector, size)
     return _REFUSED
@@ -190,7 +195,11 @@ def _write(disk, dma, first, element, sector, size):  # type: ignore[no-untyped-
     if pieces < 0:
         return _REFUSED
     offset = np.int64(sector << _SECTOR_SHIFT)
-    done = _pwritev2(disk.fd, disk.iovec, np.int32(pieces), offset, disk.flags)
+    flags = disk.flags
+    if disk.write_nowait == 0:
+        flags = np.int32(0)
+        disk.write_budget -= np.int64(size)
+    done = _pwritev2(disk.fd, disk.iovec, np.int32(pieces), offset, flags)
     if done < 0 and np.uint64(load_u32(_errno_location())) == _EOPNOTSUPP:
         disk.write_nowait = np.uint8(0)
     if done < 0 or np.uint64(done) != size:
