@@ -98,7 +98,8 @@ class _Backends:
     def drive(self, name: str, *, share_write: bool) -> Image:
         """The disk image of a -drive or -blockdev; `share_write`: others may write to it too."""
         try:
-            image = open_drive(self._config.drives[name], share_write=share_write)
+            here = self._config.incoming is None  # else the source has it until it hands over
+            image = open_drive(self._config.drives[name], share_write=share_write, claim=here)
         except ConfigError as error:
             raise ConfigError(str(error), f"drives[{name}]") from error
         self._devices.keep(image)
@@ -214,6 +215,7 @@ class _Builder:
             modern=modern,
             vectors=vectors if isinstance(vectors, int) else _default_vectors(planned),
         )
+        function.driver = planned.driver.name
         if planned.values.get("multifunction"):
             function.config[_HEADER_TYPE] |= _MULTIFUNCTION
         address = parse_pci_address(str(planned.values.get("addr", "")))

@@ -200,7 +200,9 @@ class Machine:
         self._kick()
 
     def cont(self) -> None:
-        """Go on after :meth:`stop` or ``-S``."""
+        """Go on after :meth:`stop`, ``-S``, or a migration (which takes the guest back)."""
+        if self.state.state is RunState.POSTMIGRATE:
+            self.migration.take_back()
         self._paused = False
         self._kick()
 

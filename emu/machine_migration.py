@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from emu.chardev.config import ConfigError
 from emu.events import RunState
 from emu.memory.ram import GuestRam
 from emu.migration.channels import Incoming, check_uri
@@ -38,6 +39,7 @@ class MachineMigration:
         self._source: Any = None
         self._incoming: Incoming | None = None
         self._throttle: _Throttle | None = None
+        self._released = False
 
     # What the monitor calls
 
@@ -174,9 +176,31 @@ class MachineMigration:
         if completed:
             self._machine.state.set(RunState.POSTMIGRATE)
             return
+        if self._released:
+            self.claim_host()
+        self._machine.on_vcpu(self._machine.board.undrain)
         self._machine.state.set(RunState.PAUSED, only_from=RunState.FINISH_MIGRATE)
         if resume:
             self._machine.cont()
+
+    def release_host(self) -> None:
+        """Let the other side have the host's things, above all disk images."""
+        self._machine.on_vcpu(self._machine.board.release_host)
+        self._released = True
+
+    def claim_host(self) -> None:
+        """Take them; :class:`MigrationError` if another process uses them."""
+        try:
+            self._machine.on_vcpu(self._machine.board.claim_host)
+        except ConfigError as error:
+            raise MigrationError(str(error)) from error
+        self._released = False
+
+    def take_back(self) -> None:
+        """A guest that has moved away is to go on here after all."""
+        if self._released:
+            self.claim_host()
+            self._machine.on_vcpu(self._machine.board.undrain)
 
     def throttle(self, percent: int) -> None:
         """Let the guest stand still for a part of the time; 0 ends that."""

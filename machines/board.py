@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from devices.virtio.device import VirtioDevice
 from emu.cpu.partition import Partition
 from emu.cpu.record import ExitReason
 from emu.cpu.vcpu import Vcpu
@@ -88,8 +89,36 @@ class Board(ABC):
         """State besides RAM with sections of a form of its own."""
         return ()
 
-    def drain(self) -> None:  # noqa: B027 (optional)
-        """Wait until no device has host I/O under way for the guest."""
+    def virtio_devices(self) -> Sequence[VirtioDevice]:
+        """Every virtio device on the board."""
+        return ()
+
+    def drain(self) -> None:
+        """Let no device have host I/O under way for the guest, which stands still."""
+        for device in self.virtio_devices():
+            device.quiesce()
+
+    def undrain(self) -> None:
+        """The guest goes on here: devices look at their queues again."""
+        for device in self.virtio_devices():
+            device.resume()
+
+    def claim_host(self) -> None:
+        """Take what only one process may use; ConfigError if another one does, with none taken."""
+        taken: list[VirtioDevice] = []
+        try:
+            for device in self.virtio_devices():
+                device.claim_host()
+                taken.append(device)
+        except BaseException:
+            for device in taken:
+                device.release_host()
+            raise
+
+    def release_host(self) -> None:
+        """Let another process have the host's things; the guest stands still."""
+        for device in self.virtio_devices():
+            device.release_host()
 
     @property
     def dma(self) -> Dma:

@@ -54,6 +54,12 @@ class Image:
         """Change the size."""
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
+    def claim(self) -> None:
+        """Lock the image for this process; ConfigError if another one uses it."""
+
+    def release(self) -> None:
+        """Let another process have it; nothing is read or written until :meth:`claim`."""
+
     def close(self) -> None:
         """Release it; idempotent, no other call is under way."""
 

@@ -23,7 +23,7 @@ _MAGICS = {
 }
 
 
-def open_drive(config: DriveConfig, *, share_write: bool = False) -> Image:
+def open_drive(config: DriveConfig, *, share_write: bool = False, claim: bool = True) -> Image:
     """Open what a :class:`DriveConfig` describes; see :func:`open_image`."""
     return open_image(
         config.file,
@@ -34,6 +34,7 @@ def open_drive(config: DriveConfig, *, share_write: bool = False) -> Image:
         locking=config.locking,
         snapshot=config.snapshot,
         share_write=share_write,
+        claim=claim,
     )
 
 
@@ -47,8 +48,9 @@ def open_image(
     locking: str = "auto",
     snapshot: bool = False,
     share_write: bool = False,
+    claim: bool = True,
 ) -> Image:
-    """Open and lock a disk image.
+    """Open and lock a disk image (without ``claim``, lock it later: :meth:`Image.claim`).
 
     Without a ``format`` it is taken for raw, and refused if it looks like something else.
     ``share_write``: other processes may write to it too.  ConfigError, in QEMU's words where
@@ -73,6 +75,7 @@ def open_image(
         image = open_raw(
             path, read_only=base_read_only, write_back=mode.write_back, direct=mode.direct,
             no_flush=mode.no_flush, unmap=unmap, locking=locking, share_write=share_write,
+            claim=claim,
         )  # fmt: skip
     if snapshot and not read_only:
         try:

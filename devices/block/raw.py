@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from devices.block.hostcalls import block_device_size, punch_hole, zero_range
 from devices.block.image import SECTOR, Image, Views, batches, cut, total
-from devices.block.locking import lock_image
+from devices.block.locking import lock_image, unlock_image
 from emu.chardev.config import ConfigError
 
 _BOUNCE = 1 << 20
@@ -42,8 +42,19 @@ class RawImage(Image):
         self._direct = direct
         self._unmap = unmap
         self._no_flush = no_flush
+        self.lock: Callable[[], None] | None = None
         # O_DIRECT waits for the disk even with RWF_NOWAIT.
         self.nowait_fd = -1 if direct else fd
+
+    def claim(self) -> None:
+        """Take the locks."""
+        if self.lock is not None:
+            self.lock()
+
+    def release(self) -> None:
+        """Give the locks back; the image must not be used until :meth:`claim`."""
+        if self.lock is not None:
+            unlock_image(self._fd)
 
     def preadv(self, views: Views, offset: int) -> None:
         """Fill all views."""
@@ -168,14 +179,22 @@ def open_raw(
     unmap: bool = False,
     locking: str = "auto",
     share_write: bool = False,
+    claim: bool = True,
 ) -> RawImage:
-    """Open and lock a raw image; ConfigError if that cannot be, or if its size is odd."""
+    """Open and lock a raw image; ConfigError if that cannot be, or if its size is odd.
+
+    Without ``claim`` it is locked later, by :meth:`Image.claim`.
+    """
     fd = open_file(path, read_only=read_only, direct=direct)
+
+    def lock() -> None:
+        required = locking == "on"
+        lock_image(fd, path, read_only=read_only, share_write=share_write, required=required)
+
     try:
-        if locking != "off":
-            required = locking == "on"
-            lock_image(fd, path, read_only=read_only, share_write=share_write, required=required)
-        return RawImage(
+        if locking != "off" and claim:
+            lock()
+        image = RawImage(
             fd,
             path,
             image_size(fd, path),
@@ -188,6 +207,8 @@ def open_raw(
     except BaseException:
         os.close(fd)
         raise
+    image.lock = lock if locking != "off" else None
+    return image
 
 
 def open_file(path: str, *, read_only: bool, direct: bool = False) -> int:

@@ -27,6 +27,7 @@ from emu.chardev.config import ConfigError
 from emu.events import Timer
 from emu.log import guest_error
 from emu.memory.endian import GuestEndian
+from emu.migration.fields import u32
 
 PAGE_SIZE = 4096
 QUEUE_SIZE = 128
@@ -76,6 +77,7 @@ class VirtioBalloon(VirtioDevice):
 
     DEVICE_ID = VirtioId.BALLOON
     CONFIG_ALWAYS_LITTLE = True
+    STATE = (u32("num_pages"), u32("actual", "actual_pages"), u32("poison_val"))
 
     def __init__(
         self,
@@ -178,6 +180,12 @@ class VirtioBalloon(VirtioDevice):
     def on_queue_reset(self, queue: VirtQueue) -> None:
         """Forget the statistics buffer."""
         if queue.index == STATS:
+            self._stats_element = None
+
+    def quiesce(self) -> None:
+        """Give the statistics buffer back: it is read again."""
+        if self._stats_element is not None:
+            self.queues[STATS].rewind([self._stats_element])
             self._stats_element = None
 
     def close(self) -> None:

@@ -42,6 +42,7 @@ from devices.virtio.device import VirtioDevice
 from devices.virtio.queue import Element, VirtQueue
 from emu.log import guest_error
 from emu.memory.endian import GuestEndian
+from emu.migration.fields import flag
 
 _RANGE = struct.Struct("<QII")
 #: A large write is waited for as long as a copy of it takes at this rate (bytes per second):
@@ -63,6 +64,7 @@ class VirtioBlock(VirtioDevice):
     """
 
     DEVICE_ID = VirtioId.BLOCK
+    STATE = (flag("write_cache"),)
 
     def __init__(self, name: str, host: DeviceHost, options: BlockOptions, image: Image) -> None:
         wanted = options.write_cache
@@ -299,6 +301,20 @@ class VirtioBlock(VirtioDevice):
     def drain(self) -> None:
         """Wait until every request is done and returned; the vCPU does not run meanwhile."""
         self._finish(self.flight.wait_all())
+
+    def claim_host(self) -> None:
+        """Lock the image."""
+        self.image.claim()
+
+    def release_host(self) -> None:
+        """Write out what others may read past the page cache, and unlock the image."""
+        if not self.image.read_only:
+            self.image.flush()
+        self.image.release()
+
+    def quiesce(self) -> None:
+        """Nothing is on its way behind this."""
+        self.drain()
 
     def on_reset(self) -> None:
         """Wait for requests, whose memory the guest may use anew, and forget them."""

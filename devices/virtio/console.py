@@ -14,6 +14,7 @@ from devices.host import DeviceHost
 from devices.virtio.console_control import ControlBacklog, ControlMessage, Event
 from devices.virtio.console_host import InputBuffer, OutputPump
 from devices.virtio.console_port import Port, PortConfig, choose_number
+from devices.virtio.console_state import CONSOLE_STATE
 from devices.virtio.constants import Status, VirtioId
 from devices.virtio.device import VirtioDevice
 from devices.virtio.queue import VirtQueue
@@ -64,6 +65,7 @@ class VirtioSerial(VirtioDevice):
     """The controller that ports are plugged into.  vCPU thread, but for what says otherwise."""
 
     DEVICE_ID = VirtioId.CONSOLE
+    STATE = CONSOLE_STATE
 
     def __init__(self, name: str, host: DeviceHost, options: SerialOptions) -> None:
         sizes = [PORT_QUEUE_SIZE] * 2 + [CONTROL_QUEUE_SIZE] * 2
@@ -72,9 +74,9 @@ class VirtioSerial(VirtioDevice):
         self.options = options
         self.cols = self.rows = 0  # of port 0's terminal; 0: not known
         self.ports: dict[int, Port] = {}
-        self._driver_knows_ports = False  # it has sent DEVICE_READY
+        self.driver_knows_ports = False  # it has sent DEVICE_READY
         # Each port needs at most DEVICE_ADD and, after PORT_READY, four more at a time.
-        self._backlog = ControlBacklog(8 * (options.max_ports + 8))
+        self.backlog = ControlBacklog(8 * (options.max_ports + 8))
 
     # For the host
 
@@ -86,7 +88,7 @@ class VirtioSerial(VirtioDevice):
         self.ports[nr] = port
         if config.chardev is not None:
             self._connect(port, config.chardev)
-        if self._driver_knows_ports:
+        if self.driver_knows_ports:
             self._tell(ControlMessage(nr, Event.DEVICE_ADD))
         elif nr == 0:
             self._open_single_port()
@@ -97,7 +99,7 @@ class VirtioSerial(VirtioDevice):
         port = self.ports.pop(nr)
         self._discard(port.transmit, port)
         self._guest_connected(port, False)
-        if self._driver_knows_ports:
+        if self.driver_knows_ports:
             self._tell(ControlMessage(nr, Event.DEVICE_REMOVE))
         port.close()
 
@@ -161,7 +163,7 @@ class VirtioSerial(VirtioDevice):
     def on_reset(self) -> None:
         """No port is open; output that did not fit yet is gone, input waits."""
         self._close_ports()
-        self._backlog.clear()
+        self.backlog.clear()
         for port in self.ports.values():
             port.drop_element()
 
@@ -170,6 +172,28 @@ class VirtioSerial(VirtioDevice):
         for port in self.ports.values():
             if port.transmit is queue:
                 port.drop_element()
+
+    def quiesce(self) -> None:
+        """Give output back that did not fit yet; what of it is out stays known."""
+        for port in self.ports.values():
+            if port.element is not None:
+                port.transmit.rewind([port.element])
+                port.element = None
+
+    def on_loaded(self) -> None:
+        """Input of open ports is wanted again; the host's end is what it is here."""
+        for port in self.ports.values():
+            if port.input is not None:
+                port.input.set_open(port.guest_connected)
+
+    def resume(self) -> None:
+        """Also tell the driver of ports whose host side differs from the source's."""
+        super().resume()
+        for port in self.ports.values():
+            self._receive(port)
+            chardev = port.config.chardev
+            if chardev is not None and not port.config.is_console:
+                self._host_connected(port.nr, chardev.peer_connected)
 
     def close(self) -> None:
         """Close every port and its chardev."""
@@ -206,7 +230,7 @@ class VirtioSerial(VirtioDevice):
             self._guest_connected(port, True)
 
     def _close_ports(self) -> None:
-        self._driver_knows_ports = False
+        self.driver_knows_ports = False
         for port in self.ports.values():
             port.guest_ready = False
             self._guest_connected(port, False)
@@ -265,15 +289,15 @@ class VirtioSerial(VirtioDevice):
     def _tell(self, message: ControlMessage) -> None:
         if not self._multiport:
             return
-        if not self._backlog.add(message):
+        if not self.backlog.add(message):
             guest_error(self.name, "driver takes no control messages; one is lost")
             return
         self._send_control()
 
     def _send_control(self) -> None:
         queue = self.queues[CONTROL_RECEIVE]
-        if len(self._backlog) and queue.enabled:
-            self.push(queue, self._backlog.deliver(queue, self.endian))
+        if len(self.backlog) and queue.enabled:
+            self.push(queue, self.backlog.deliver(queue, self.endian))
 
     def _take_control(self, queue: VirtQueue) -> None:
         while elements := queue.pop():
@@ -303,7 +327,7 @@ class VirtioSerial(VirtioDevice):
         if not value:
             guest_error(self.name, "the driver could not set up the device")
             return
-        self._driver_knows_ports = True
+        self.driver_knows_ports = True
         for nr in self.ports:
             self._tell(ControlMessage(nr, Event.DEVICE_ADD))
 

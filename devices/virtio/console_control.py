@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from devices.virtio.queue import Element, VirtQueue
 from emu.memory.endian import GuestEndian
 
+_SAVED = struct.Struct(">IHHH")  # port, event, value, number of sizes
 HEADER_SIZE = 8  # id u32, event u16, value u16
 
 
@@ -65,6 +66,29 @@ class ControlBacklog:
 
     def __len__(self) -> int:
         return len(self._messages)
+
+    def save(self) -> bytes:
+        """The messages for a state stream, big-endian."""
+        return b"".join(
+            _SAVED.pack(message.port, message.event, message.value, len(message.sizes))
+            + struct.pack(f">{len(message.sizes)}HH", *message.sizes, len(message.name))
+            + message.name
+            for message in self._messages
+        )
+
+    def load(self, data: bytes) -> None:
+        """Take saved messages; ``ValueError`` if they are none."""
+        self._messages.clear()
+        at = 0
+        try:
+            while at < len(data):
+                port, event, value, count = _SAVED.unpack_from(data, at)
+                *sizes, length = struct.unpack_from(f">{count}HH", data, at + _SAVED.size)
+                at += _SAVED.size + 2 * count + 2
+                name, at = data[at : at + length], at + length
+                self._messages.append(ControlMessage(port, event, value, name, tuple(sizes)))
+        except struct.error:
+            raise ValueError("control messages are cut short") from None
 
     def add(self, message: ControlMessage) -> bool:
         """Queue a message; False if there are too many."""

@@ -116,6 +116,16 @@ class InputBuffer:
     def __len__(self) -> int:
         return len(self._data)
 
+    def save(self) -> bytes:
+        """What waits for the guest, with what the chardev holds back."""
+        with self._lock:
+            return bytes(self._data) + self._chardev.peek_input()
+
+    def load(self, data: bytes) -> None:
+        """Take input that waited for the guest elsewhere; it comes before any other."""
+        with self._lock:
+            self._data[:0] = data
+
     def set_open(self, is_open: bool) -> None:
         """Whether the guest wants input; while it does not, nothing is accepted."""
         with self._lock:

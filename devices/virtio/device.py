@@ -19,6 +19,8 @@ from devices.virtio.queue import Element, VirtQueue
 from devices.virtio.ring import RingError
 from emu.log import guest_error, log
 from emu.memory.endian import GuestEndian
+from emu.migration.fields import Field
+from emu.migration.stream import MigrationError
 
 _virtio_log = log("virtio")
 
@@ -42,6 +44,8 @@ class VirtioDevice:
     """
 
     DEVICE_ID: ClassVar[VirtioId]
+    #: Fields of its own in a state stream; paths start at the device.
+    STATE: ClassVar[tuple[Field, ...]] = ()
     #: Whether the configuration space is little-endian for legacy drivers too (balloon).
     CONFIG_ALWAYS_LITTLE: ClassVar[bool] = False
 
@@ -234,7 +238,65 @@ class VirtioDevice:
             if self.transport is not None and self.status & Status.DRIVER_OK:
                 self.transport.notify_config()
 
+    # State streams (devices.virtio.state)
+
+    def check_loaded(self) -> None:
+        """Everything of the machine is loaded: check what needs byte order and guest memory.
+
+        Raises :class:`MigrationError` for state that no device can have.  A ring that the guest
+        has spoilt breaks the device, as it would have at the source.
+        """
+        if self.latched_endian is GuestEndian.UNKNOWN:
+            raise MigrationError(f"{self.name}: byte order is not known")
+        modern = bool(self.features >> 32)
+        if self.features & ~self.offered_features(modern):
+            raise MigrationError(f"{self.name}: features {self.features:#x} are not offered here")
+        for queue in self.queues:
+            self._check_loaded_queue(queue)
+        self.on_features()
+        self.on_loaded()
+
+    def _check_loaded_queue(self, queue: VirtQueue) -> None:
+        record = queue.record
+        where = f"{self.name}: queue {queue.index}"
+        if not 0 < queue.size <= queue.max_size:
+            raise MigrationError(f"{where} has {queue.size} entries, {queue.max_size} at most")
+        if record["inuse"] > queue.size:
+            raise MigrationError(
+                f"{where}: {record['inuse']} entries in use of {queue.size}, last_avail_idx"
+                f" {record['last_avail']}, used_idx {record['used_idx']}, {self.endian.name}"
+            )
+        record["error"] = 0
+        if not record["enabled"]:
+            return
+        queue.set_flags(self._queue_flags())
+        queue.has_work()
+        self.check_queue(queue)
+
+    def resume(self) -> None:
+        """Last phase, here or at a source that keeps its guest: look at every queue once.
+
+        A notification may have been lost on the way, so the driver gets one for each queue.
+        """
+        for queue in self.queues:
+            if queue.enabled and not self.broken:
+                self.notify(queue.index)
+                if self.transport is not None and self._driver_ready:
+                    self.transport.notify_queue(queue.index)
+
     # What devices implement
+
+    def quiesce(self) -> None:
+        """Finish host I/O and give elements that are held back to their queues."""
+
+    def claim_host(self) -> None:
+        """Take what only one process may use (disk images); ConfigError if another one does."""
+
+    def release_host(self) -> None:
+        """Give that back: the guest goes on elsewhere."""
+
+    def on_loaded(self) -> None:
+        """Fields are loaded: make what follows from them."""
 
     def config_space(self, endian: GuestEndian) -> bytes:
         """The whole configuration space in a byte order, made anew at each call."""

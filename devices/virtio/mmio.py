@@ -241,6 +241,10 @@ class VirtioMmioTransport:
             self._level = level
             self._set_irq(level)
 
+    def restored(self) -> None:
+        """State has been loaded; the interrupt controller's has the line's level in it."""
+        self._level = bool(self.isr)
+
     def close(self) -> None:
         """Release the device's host resources; no vCPU is running."""
         self.device.close()

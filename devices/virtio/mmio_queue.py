@@ -76,6 +76,12 @@ class MmioQueues:
             return None
         return queue
 
+    def _start(self, queue: VirtQueue, desc: int, driver: int, device: int) -> None:
+        """Place the queue and let the device use it; a size from a bad stream is made possible."""
+        queue.size = max(1, min(self.setups[queue.index].num, queue.max_size))
+        queue.place(desc, driver, device)
+        self.device.enable_queue(queue)
+
     def _read_num_max(self) -> int:
         return self.queue.max_size if self.queue is not None else 0
 
@@ -139,9 +145,7 @@ class LegacyQueues(MmioQueues):
             guest_error(self.name, "QueuePFN without GuestPageSize is taken for an address")
         setup = self.setups[queue.index]
         setup.pfn = pfn
-        queue.size = setup.num
-        queue.place(*legacy_areas(pfn * self.page_size, setup.num, setup.align))
-        self.device.enable_queue(queue)
+        self._start(queue, *legacy_areas(pfn * self.page_size, setup.num, setup.align))
 
 
 class ModernQueues(MmioQueues):
@@ -188,9 +192,7 @@ class ModernQueues(MmioQueues):
             guest_error(self.name, "QueueReady %d written", value)
             return
         setup = self.setups[queue.index]
-        queue.size = setup.num
-        queue.place(setup.desc, setup.driver, setup.device)
-        self.device.enable_queue(queue)
+        self._start(queue, setup.desc, setup.driver, setup.device)
 
     def _write_reset(self, value: int) -> None:
         queue = self.queue

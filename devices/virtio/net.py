@@ -14,6 +14,7 @@ from devices.virtio.net_filter import ReceiveFilter
 from devices.virtio.net_header import GSO_ECN, Gso, HeaderFlag, NetHeader
 from devices.virtio.net_options import GUEST_OFFLOADS, MAC_SIZE, NetFeature, NetOptions
 from devices.virtio.net_receive import ReceiveQueue
+from devices.virtio.net_state import NET_STATE, NetImage
 from devices.virtio.queue import Element, VirtQueue
 from emu.log import guest_error
 from emu.memory.endian import GuestEndian
@@ -36,6 +37,7 @@ class VirtioNet(VirtioDevice):
     """
 
     DEVICE_ID = VirtioId.NET
+    STATE = NET_STATE
 
     def __init__(
         self, name: str, host: DeviceHost, options: NetOptions, backend: NetBackend | None = None
@@ -45,6 +47,7 @@ class VirtioNet(VirtioDevice):
         self._backend = backend
         self.link_up = backend is None or backend.link_up
         self.announcing = False
+        self.loaded = NetImage(self)
         self.header_size = net_header.LEGACY_SIZE
         self.mergeable = False
         self.queue_pairs = 1  # in use
@@ -356,6 +359,11 @@ class VirtioNet(VirtioDevice):
                 ufo=bool(offloads & NetFeature.GUEST_UFO.mask),
             )
         return True
+
+    def on_loaded(self) -> None:
+        """Offloads as the driver left them; header and filter follow features and fields."""
+        self.filter = self.loaded.filter()
+        self.set_guest_offloads(self.loaded.loaded_offloads & self.features & GUEST_OFFLOADS)
 
     # What the monitor and migration call, on the vCPU thread
 

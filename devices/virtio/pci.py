@@ -87,14 +87,14 @@ class VirtioPciFunction(PciFunction):
         self.config_vector = NO_VECTOR
         self.queue_vectors = [NO_VECTOR] * len(device.queues)
         self.vectors = vectors
-        self._modern = ModernRegisters(self) if modern else None
+        self.modern = ModernRegisters(self) if modern else None
         if vectors:
             self.enable_msix(vectors, _MSIX_BAR)
         if legacy:
             size = HEADER_SIZE_MSIX + len(device.config_space(device.latched_endian))
             self.add_bar(_LEGACY_BAR, _power_of_two(size), BarKind.IO, LegacyRegisters(self))
-        if self._modern is not None:
-            self._add_modern(self._modern)
+        if self.modern is not None:
+            self._add_modern(self.modern)
         device.transport = self
 
     def _add_modern(self, registers: ModernRegisters) -> None:
@@ -142,8 +142,8 @@ class VirtioPciFunction(PciFunction):
         self.queue_sel = 0
         self.config_vector = NO_VECTOR
         self.queue_vectors = [NO_VECTOR] * len(self.device.queues)
-        if self._modern is not None:
-            self._modern.reset()
+        if self.modern is not None:
+            self.modern.reset()
         self.set_intx(False)
 
     # What the device uses (Transport)
@@ -189,18 +189,18 @@ class VirtioPciFunction(PciFunction):
 
     @property
     def _access_data(self) -> int | None:
-        return self._access + 16 if self._modern is not None else None
+        return self._access + 16 if self.modern is not None else None
 
     def _access_target(self) -> tuple[ModernRegisters, int, int] | None:
         bar = self.config[self._access + 4]
         offset, length = struct.unpack_from("<II", self.config, self._access + 8)
         end = NOTIFY_OFFSET + REGION_SIZE
-        if self._modern is None or bar != _MODERN_BAR or length not in (1, 2, 4):
+        if self.modern is None or bar != _MODERN_BAR or length not in (1, 2, 4):
             guest_error(self.name, "access to BAR %d, %d bytes, by capability", bar, length)
             return None
         if offset % length or offset + length > end:
             return None
-        return self._modern, offset, length
+        return self.modern, offset, length
 
     def close(self) -> None:
         """Release the device's host resources."""

@@ -79,6 +79,12 @@ class VirtioRng(VirtioDevice):
         """Forget the buffer that waits."""
         self._waiting = None
 
+    def quiesce(self) -> None:
+        """Give the buffer that waits back."""
+        if self._waiting is not None:
+            self.queues[0].rewind([self._waiting])
+            self._waiting = None
+
     def close(self) -> None:
         """Close the source."""
         self._closed = True

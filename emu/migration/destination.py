@@ -39,7 +39,10 @@ def receive(machine: MigratableMachine, channel: MigrationChannel) -> None:
             channel.write(READY)
             if channel.read(1) != GO:
                 raise MigrationError("the source has closed the connection before it handed over")
+            machine.claim_host()
             channel.write(ACK)
+        else:
+            machine.claim_host()
         machine.on_vcpu(loader.resume)
     except OSError as error:
         raise MigrationError(f"the source is gone: {error.strerror or error}") from error

@@ -65,7 +65,7 @@ class Field:
         if self.struct is not None:
             items = [value] if self.count is None else value
             for item in items:
-                self.struct.save_fields(writer, item)
+                self.struct.save(writer, item)
         elif self.kind == "blob":
             data = bytes(value)
             if len(data) > self.size:
@@ -87,7 +87,7 @@ class Field:
         if self.struct is not None:
             value = self.get(component)
             for item in [value] if self.count is None else value:
-                self.struct.load_fields(reader, item)
+                self.struct.load(reader, item, self.struct.version)
             return
         if self.kind == "blob":
             length = reader.u32()
@@ -118,7 +118,7 @@ class Field:
         if self.struct is not None:
             value = self.get(component)
             sample = value if self.count is None else value[0]
-            entry["struct"] = self.struct.describe_struct(sample)
+            entry["struct"] = self.struct.describe(sample)
         elif self.count is not None:
             entry["array_len"] = self.count
             entry["size"] = self.size
@@ -195,6 +195,8 @@ class Description:
                 raise MigrationError(f"{self.name}: {field.name}: {error}") from error
 
     def _load_subsections(self, reader: StreamReader, component: Any) -> None:
+        if not self.subsections:
+            return
         known = {subsection.name: subsection for subsection in self.subsections}
         seen: set[str] = set()
         while reader.peek(1) == bytes((SUBSECTION,)):
@@ -202,8 +204,8 @@ class Description:
             if len(head) < 2:
                 break
             name = reader.peek(2 + head[1])[2:].decode("ascii", "replace")
-            if not name.startswith(self.name.partition("/")[0] + "/"):
-                return  # a parent's
+            if not name.startswith(f"{self.name}/"):
+                return  # another component's, or no subsection at all
             reader.u8()
             reader.text()
             subsection = known.get(name)
@@ -279,7 +281,11 @@ def blob(
 
 
 def structure(
-    name: str, description: Description, path: str | None = None, count: int | None = None
+    name: str,
+    description: Description,
+    path: str | None = None,
+    count: int | None = None,
+    getter: Callable[[Any], Any] | None = None,
 ) -> Field:
     """A structure, or an array of them: the value is the component, or their list."""
-    return Field(name, "struct", 0, path or name, count, struct=description)
+    return Field(name, "struct", 0, path or name, count, struct=description, getter=getter)

@@ -60,5 +60,11 @@ class MigratableMachine(Protocol):
     def end_migration(self, completed: bool, resume: bool) -> None:
         """The guest has moved, or stays: goes on if ``resume``."""
 
+    def release_host(self) -> None:
+        """Let the other side have disk images and the like."""
+
+    def claim_host(self) -> None:
+        """Take them; :class:`MigrationError` if another process uses them."""
+
     def throttle(self, percent: int) -> None:
         """Let the guest stand still for a part of the time; 0 ends that."""

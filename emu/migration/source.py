@@ -236,10 +236,12 @@ class MigrationSource:
                 channel.settimeout(_ANSWER_SECONDS)
                 self._expect(READY)
                 self._check_cancelled()
+                self._machine.release_host()
                 channel.write(GO)
                 self._expect(ACK)
             else:
                 channel.finish()
+                self._machine.release_host()
         except OSError as error:
             raise MigrationError(f"the destination is gone: {error.strerror or error}") from error
 

@@ -56,6 +56,18 @@ void bench_disk_write(void);
 void bench_disk_random(void);
 void bench_net_ping(void);
 
+struct sockaddr_in;
+/* Give an interface an address and switch it on; 0, or -1 with errno set. */
+int interface_up(const char *name, const char *address, const char *mask);
+/* Send one echo request on a raw socket and wait for its reply; 0 if it came. */
+int ping(int raw, const struct sockaddr_in *to, int number);
+
+/* init_net.c: commands. */
+int run_address(int argc, char **argv);
+int run_ping(int argc, char **argv);
+int run_send(int argc, char **argv);
+int run_receive(int argc, char **argv);
+
 /* init_stress.c: mixed checked load for that many seconds; `fault` names a part to go wrong. */
 void stress_all(double seconds, const char *fault);
 

@@ -88,7 +88,7 @@ void bench_disk_random(void)
 	close(disk);
 }
 
-static int interface_up(const char *name, const char *address, const char *mask)
+int interface_up(const char *name, const char *address, const char *mask)
 {
 	int control = socket(AF_INET, SOCK_DGRAM, 0);
 	struct ifreq request = { 0 };
@@ -122,8 +122,7 @@ static uint16_t checksum(const void *data, size_t size)
 	return ~sum;
 }
 
-/* One echo request and its reply; 0 if it came. */
-static int ping(int raw, const struct sockaddr_in *to, int number)
+int ping(int raw, const struct sockaddr_in *to, int number)
 {
 	struct icmphdr echo = { .type = ICMP_ECHO, .un.echo.sequence = htons(number) };
 	uint8_t answer[256];

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from devices.host import DeviceHost
 from devices.pci.bus import PciBus
+from devices.virtio.device import VirtioDevice
 from devices.virtio.mmio_slots import MmioDevice
+from devices.virtio.pci import VirtioPciFunction
 from emu.cpu.isa import Spr
 from emu.cpu.partition import Partition
 from emu.cpu.record import ExitReason
@@ -288,6 +290,12 @@ class PseriesMachine(Board):
     def components(self) -> Sequence[Component]:
         """Everything with a section in a state stream."""
         return state.components(self)
+
+    def virtio_devices(self) -> Sequence[VirtioDevice]:
+        """Behind PCI functions and in virtio-mmio slots."""
+        functions = self.phb.bus.functions.values()
+        behind = [f.device for f in functions if isinstance(f, VirtioPciFunction)]
+        return [*behind, *(slot.device for slot in self.virtio_mmio.slots.transports.values())]
 
     def iterated(self) -> Sequence[Iterated]:
         """The hash page table."""

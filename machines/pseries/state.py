@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devices.virtio.mmio_state import mmio_component
 from emu.cpu.record import MAX_VCPUS
 from emu.migration.fields import Description, blob, i64, raw, u8, u32, u64
 from emu.migration.sections import Component
 from emu.migration.stream import MigrationError
 from machines.cpu_state import cpu_component
 from machines.pseries.nvram import NVRAM_SIZE
+from machines.pseries.phb_state import phb_components
 from machines.pseries.vty import INPUT_SIZE
 from machines.pseries.xics import IRQ_BASE, SOURCE_COUNT, Xics, XicsState
 
@@ -159,4 +161,9 @@ def components(machine: PseriesMachine) -> Sequence[Component]:
             for vty in machine.ttys
         ),
         Component("nvram@71000100/spapr_nvram", NVRAM_STATE, machine.nvram),
+        *phb_components(machine.phb),
+        *(
+            mmio_component(transport, slot)
+            for slot, transport in machine.virtio_mmio.slots.transports.items()
+        ),
     ]

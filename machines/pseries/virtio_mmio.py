@@ -15,7 +15,7 @@ from devices.virtio.mmio_slots import MmioDevice, MmioSlots
 from emu.cpu.partition import Partition
 from emu.memory.bus import MmioWindow
 from firmware.flat_tree import DtNode
-from machines.pseries.device_tree import IRQ_LEVEL, XICS_PHANDLE
+from machines.pseries.device_tree import IRQ_LEVEL
 from machines.pseries.xics import Xics
 from machines.virtio_mmio_node import virtio_mmio_node
 
@@ -45,14 +45,18 @@ class PseriesVirtioMmio:
 
     def build_nodes(self, root: DtNode) -> None:
         """A ``NodeBuilder`` for ``DeviceTreeSpec.extra``."""
-        bus = root.child("virtio-mmio")
+        # Not "virtio-mmio": Linux would try the driver of that name on the bus itself.
+        bus = root.child("virtio-slots")
         bus.string("device_type", "ibm,persistent-memory")
         bus.u32("#address-cells", 2)
         bus.u32("#size-cells", 2)
         bus.flag("ranges")
+        # Like /vdevice: without a property that points to the XICS node, for which Linux has no
+        # driver to wait for, and would wait.
+        bus.flag("interrupt-controller")
+        bus.u32("#interrupt-cells", 2)
         for slot in self.slots.transports:
             node = virtio_mmio_node(bus, slot_address(slot), IRQ_BASE + slot, IRQ_LEVEL)
-            node.u32("interrupt-parent", XICS_PHANDLE)
             node.string("device_type", "display")
             node.flag("linux,opened")
 

@@ -13,6 +13,7 @@ import numpy as np
 from numba import cfunc, types
 
 from devices.host import DeviceHost
+from devices.virtio.device import VirtioDevice
 from devices.virtio.mmio_slots import MmioDevice, MmioSlots
 from emu.chardev.base import Chardev
 from emu.chardev.config import ConfigError
@@ -156,6 +157,10 @@ class VirtmmioMachine(Board):
         """Serve what a vCPU left ``run()`` for."""
         if reason is ExitReason.CHECKSTOP:
             self.host.guest_panicked(f"checkstop: machine check with MSR[ME] clear at {vcpu.pc:#x}")
+
+    def virtio_devices(self) -> Sequence[VirtioDevice]:
+        """Those in the slots."""
+        return [transport.device for transport in self.slots.transports.values()]
 
     def components(self) -> Sequence[Component]:
         """Everything with a section in a state stream."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from devices.virtio.mmio_state import mmio_component
 from emu.migration.fields import Description, blob, u32, u64
 from emu.migration.sections import Component
 from emu.migration.stream import MigrationError
@@ -67,4 +68,5 @@ def components(machine: VirtmmioMachine) -> Sequence[Component]:
         Component("cpu-control", CONTROL_STATE, control, prepare=control.read, check=control.write),
         Component("intc", INTC_STATE, machine.intc, resume=machine.intc.resume),
         Component("console", CONSOLE_STATE, machine.console),
+        *(mmio_component(transport, slot) for slot, transport in machine.slots.transports.items()),
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
@@ -14,11 +13,9 @@ from devices.virtio.constants import Feature, Status, VirtioId
 from devices.virtio.device import VirtioDevice
 from devices.virtio.mmio import MAGIC, EmptyMmioSlot, Register, VirtioMmioTransport
 from devices.virtio.queue import VirtQueue
-from emu.events import EventLoop
-from emu.memory.dma import Dma
 from emu.memory.endian import GuestEndian
-from emu.memory.ram import GuestRam
 from tests.support.ring_driver import Areas, Buffer, SplitDriver
+from tests.support.virtio import FakeHost
 
 RAM_SIZE = 1 << 20
 QUEUE_SIZE = 64
@@ -26,28 +23,12 @@ LITTLE, BIG = GuestEndian.LITTLE, GuestEndian.BIG
 CONFIG_VALUE = 0x11223344
 
 
-class Host:
-    """A machine without CPU: the test says what order the CPU being served has."""
-
-    def __init__(self) -> None:
-        self.ram = GuestRam(RAM_SIZE)
-        self.dma = Dma(self.ram, lambda address, size: None)
-        self.loop = EventLoop()
-        self.cpu: GuestEndian | None = None
-
-    def current_endian(self) -> GuestEndian:
-        return BIG if self.cpu is None else self.cpu
-
-    def post(self, work: Callable[[], None]) -> None:
-        work()
-
-
 class Sink(VirtioDevice):
     """Takes what the driver gives and keeps it; one 32-bit field of configuration."""
 
     DEVICE_ID: ClassVar[VirtioId] = VirtioId.RNG
 
-    def __init__(self, host: Host, features: int = 0, queues: int = 2) -> None:
+    def __init__(self, host: FakeHost, features: int = 0, queues: int = 2) -> None:
         super().__init__("sink", host, [QUEUE_SIZE] * queues, features)
         self.taken: list[bytes] = []
         self.written: list[tuple[int, bytes, GuestEndian]] = []
@@ -72,14 +53,14 @@ class Bench:
     """A device behind a transport, and the driver's accessors."""
 
     def __init__(self, *, legacy: bool, cpu: GuestEndian = LITTLE, features: int = 0) -> None:
-        self.host = Host()
+        self.host = FakeHost(RAM_SIZE)
         self.device = Sink(self.host, features)
         self.irq: list[bool] = []
         self.transport = VirtioMmioTransport(
             "mmio", self.device, legacy=legacy, set_irq=self.irq.append
         )
         self.transport.reset()
-        self.host.cpu = cpu
+        self.host.endian = cpu
 
     def read(self, register: int) -> int:
         return int.from_bytes(self.transport.mmio_read(register, 4), "little")
@@ -500,7 +481,7 @@ def test_legacy_queue_pfn_0_resets_the_whole_device(cpu: GuestEndian) -> None:
     bench.write(Register.QUEUE_PFN, 1)
     bench.write(Register.STATUS, 7)
     assert bench.device.latched_endian is other
-    bench.host.cpu = cpu
+    bench.host.endian = cpu
     bench.write(Register.QUEUE_SEL, 1)
     bench.write(Register.QUEUE_PFN, 0)
     assert bench.device.latched_endian is cpu
@@ -514,7 +495,7 @@ def test_machine_reset_makes_it_big(cpu: GuestEndian) -> None:
     bench = Bench(legacy=True, cpu=cpu)
     bench.start()
     bench.transport.notify_queue(0)
-    bench.host.cpu = None
+    bench.host.endian = BIG  # no CPU is being served
     bench.transport.reset()
     assert bench.device.latched_endian is BIG
     assert bench.irq == [True, False]
@@ -523,7 +504,7 @@ def test_machine_reset_makes_it_big(cpu: GuestEndian) -> None:
 def test_the_order_lasts_until_the_next_reset() -> None:
     bench = Bench(legacy=True, cpu=LITTLE)
     bench.start()
-    bench.host.cpu = BIG
+    bench.host.endian = BIG
     bench.write(Register.STATUS, 7)
     assert bench.transport.mmio_read(Register.CONFIG, 4) == CONFIG_VALUE.to_bytes(4, "little")
 
@@ -531,7 +512,7 @@ def test_the_order_lasts_until_the_next_reset() -> None:
 def test_one_driver_after_the_other_in_the_other_order() -> None:
     bench = Bench(legacy=True)
     for cpu in (BIG, LITTLE, BIG):
-        bench.host.cpu = cpu
+        bench.host.endian = cpu
         bench.start()
         assert bench.transport.mmio_read(Register.CONFIG, 4) == CONFIG_VALUE.to_bytes(4, cpu.order)
 

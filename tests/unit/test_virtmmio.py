@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ from emu.chardev.memory import MemoryChardev
 from emu.cpu.isa import LPCR_ILE, MSR_EE, MSR_LE, MSR_ME, MSR_SF, Spr
 from emu.events import EventLoop
 from emu.memory.endian import GuestEndian
+from emu.migration.stream import Buffer, StreamReader, StreamWriter
 from firmware.errors import ImageError
 from machines.virtmmio import layout
 from machines.virtmmio.control import TABLE_HIGH, TABLE_LOW, TABLE_SIZE, TRANSLATION
@@ -581,3 +584,79 @@ def test_machine_reset_starts_from_a_clean_image(
     program.run()
     assert console.transcript == b"aaa"
     assert time.monotonic() - started < SECONDS
+
+
+class Pipe:
+    """A channel whose reads give what was written."""
+
+    has_return_path = False
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def write(self, data: Buffer) -> None:
+        self._data += data
+
+    def read(self, size: int) -> bytes:
+        data = bytes(self._data[:size])
+        del self._data[:size]
+        return data
+
+
+def save(machine: VirtmmioMachine, pipe: Pipe) -> None:
+    writer = StreamWriter(pipe)
+    for component in machine.components():
+        if component.prepare is not None:
+            component.prepare()
+        component.description.save(writer, component.target)
+    writer.flush()
+
+
+def load(machine: VirtmmioMachine, pipe: Pipe) -> None:
+    reader = StreamReader(pipe)
+    components = machine.components()
+    for component in components:
+        component.description.load(reader, component.target, component.description.version)
+    for component in components:
+        if component.check is not None:
+            component.check()
+    for component in components:
+        if component.resume is not None:
+            component.resume()
+
+
+def test_board_state_moves_to_another_machine(build: Build, program: Program) -> None:
+    """Save every section on one board, load them into another: lines, tables, input, order."""
+    machine = build(leave(0))
+    machine.intc.set_line(4, True)
+    machine.intc.mmio_write(4, b"\0\0\0\x10")
+    machine.console.input = b"waits"
+    for register, value in ((TABLE_LOW, 0x800000), (TABLE_SIZE, 18), (TRANSLATION, 1)):
+        machine.control.mmio_write(register, value.to_bytes(4, "big"))
+    machine.control.mmio_write(TABLE_LOW, b"\0\0\0\1")
+    pipe = Pipe()
+    save(machine, pipe)
+    machine.reset()
+    machine.intc.set_line(4, False)
+    machine.console.input = b""
+    load(machine, pipe)
+    assert (machine.intc.pending, machine.intc.enabled) == (1 << 4, 1 << 4)
+    assert machine.vcpus[0].record["external_level"] == 1
+    assert machine.console.input == b"waits"
+    assert machine.control.written == (1, 18)
+    assert machine.control.selected == (1, 0x800000, 18)
+    assert machine.partition.record["hpt"] == machine.ram.address + 0x800000
+
+
+@pytest.mark.parametrize("status", [0, 42])
+def test_command_line(tmp_path: Path, status: int) -> None:
+    """The whole program: the console on standard output, the image's status as its own."""
+    path = tmp_path / "image.bin"
+    path.write_bytes(image([put("hello\n"), leave(status)], {}))
+    command = [sys.executable, "-m", "emu", "-M", "virtmmio", "-m", "16", "-nographic"]
+    result = subprocess.run(
+        [*command, "-bios", str(path), "-device", "virtio-rng-device"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.stdout.replace("\r", "") == "hello\n"
+    assert result.returncode == status, result.stderr
