@@ -342,6 +342,8 @@ class Machine:
         vcpu = board.vcpus[0]
         while not self._over:
             self._do_posted()
+            if self._over:
+                break
             if self._reset_wanted:
                 self._do_reset()
             if self._paused:

@@ -67,7 +67,7 @@ class PciFunction:
     @property
     def label(self) -> str:
         """For messages, as QEMU names devices: the driver, and the id if it has one."""
-        return self.driver if self.name == self.driver else f"{self.driver},id={self.name}"
+        return self.name if self.name.startswith(self.driver) else f"{self.driver},id={self.name}"
 
     # Building
 

@@ -122,7 +122,7 @@ class LegacyQueues(MmioQueues):
         return self.setups[self.selected].pfn if self.queue is not None else 0
 
     def _write_page_size(self, value: int) -> None:
-        if not _is_power_of_two(value):
+        if not is_power_of_two(value):
             guest_error(self.name, "guest page size %d is not a power of two", value)
             return
         self.page_size = value
@@ -131,7 +131,7 @@ class LegacyQueues(MmioQueues):
         queue = self._idle_queue("QueueAlign")
         if queue is None:
             return
-        if not _is_power_of_two(value):
+        if not is_power_of_two(value):
             guest_error(self.name, "queue alignment %d is not a power of two", value)
             return
         self.setups[queue.index].align = value
@@ -203,5 +203,6 @@ class ModernQueues(MmioQueues):
         self.setups[queue.index] = QueueSetup(queue.max_size)
 
 
-def _is_power_of_two(value: int) -> bool:
+def is_power_of_two(value: int) -> bool:
+    """Whether a number is 1, 2, 4, ..."""
     return value > 0 and value & (value - 1) == 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from devices.virtio.constants import Isr
 from devices.virtio.mmio import VirtioMmioTransport
+from devices.virtio.mmio_queue import LegacyQueues, is_power_of_two
 from devices.virtio.state import device_description
 from emu.migration.fields import Description, structure, u8, u32, u64
 from emu.migration.sections import Component
+from emu.migration.stream import MigrationError
 
 _SETUP = Description(
     "virtio-mmio/queue",
@@ -38,6 +40,15 @@ def mmio_component(transport: VirtioMmioTransport, slot: int) -> Component:
         ),
     )
 
+    def check() -> None:
+        for setup, queue in zip(transport.queues.setups, device.queues, strict=True):
+            if not 0 < setup.num <= queue.max_size or not is_power_of_two(setup.align):
+                raise MigrationError(f"{transport.name}: queue {queue.index} set up impossibly")
+        queues = transport.queues
+        if isinstance(queues, LegacyQueues) and not is_power_of_two(queues.page_size):
+            raise MigrationError(f"{transport.name}: guest page size {queues.page_size}")
+        device.check_loaded()
+
     def resume() -> None:
         transport.restored()
         device.resume()
@@ -47,6 +58,6 @@ def mmio_component(transport: VirtioMmioTransport, slot: int) -> Component:
         f"virtio-mmio@{slot}/virtio-{kind}",
         description,
         transport,
-        check=device.check_loaded,
+        check=check,
         resume=resume,
     )

@@ -119,9 +119,11 @@ class VirtioGuest:
         """Start a command whose end is to be seen by `finish`."""
         self._commands += 1
         number = self._commands
-        quotes = "''" if self.debian else ""  # so that what is typed is not what is waited for
+        # What is typed must not look like what is waited for, nor mix with the output: the
+        # terminal's echo may come behind what the first command prints.
+        begin = f"echo beg''in{number}" if self.debian else f"sleep 0.1; echo begin{number}"
         status = f"echo end{number}=$?" if self.debian else f"echo end{number}=0"
-        self._console.send(f"echo beg{quotes}in{number}; {command}; {status}\n")
+        self._console.send(f"{begin}; {command}; {status}\n")
         self._console.wait_for(f"\nbegin{number}\r\n", timeout=COMMAND_SECONDS)
 
     def finish(self, seconds: float = COMMAND_SECONDS) -> str:

@@ -223,7 +223,7 @@ def test_slot_that_is_taken(builder: Builder) -> None:
         builder.build(*("-device", "virtio-rng-pci,addr=7") * 2, bus=pci_bus())
     assert str(caught.value) == (
         "-device virtio-rng-pci,addr=7: PCI: slot 7 function 0 not available for "
-        "virtio-rng-pci.1, in use by virtio-rng-pci.0"
+        "virtio-rng-pci, in use by virtio-rng-pci.0"
     )
 
 

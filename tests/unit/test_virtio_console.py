@@ -347,7 +347,7 @@ def test_endless_requests_do_not_grow_the_backlog() -> None:
     rig = Rig(max_ports=3)
     for _ in range(500):
         rig.guest.control(0, Event.DEVICE_READY)
-    assert len(rig.device._backlog) <= 8 * (3 + 8)
+    assert len(rig.device.backlog) <= 8 * (3 + 8)
 
 
 @given(
