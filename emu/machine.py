@@ -22,6 +22,7 @@ from emu.boards import build_board
 from emu.chardev.base import Chardev
 from emu.chardev.factory import open_chardev
 from emu.chardev.memory import MemoryChardev
+from emu.chardev.mux import MuxChardev
 from emu.config import ChardevConfig, MachineConfig
 from emu.devices_build import DeviceSet, build_devices
 from emu.events import EventLoop, MachineState, RunState
@@ -35,6 +36,7 @@ from emu.monitor.qmp import QmpSession
 if TYPE_CHECKING:
     from devices.host import DeviceHost
     from devices.pci.bus import PciBus
+    from devices.virtio.device import VirtioDevice
     from devices.virtio.mmio_slots import MmioDevice
 
 EXIT_OK, EXIT_ERROR, EXIT_PANICKED = 0, 1, 3
@@ -69,6 +71,7 @@ class Machine:
         self._over = False
         self._reset_wanted = False
         self._loop = EventLoop()
+        self._console_monitors: dict[Chardev, HumanMonitor] = {}
         self._monitors: list[QmpSession | HumanMonitor] = []
         self.migration = MachineMigration(self)
         self.migration.on_status = self._migration_status
@@ -94,14 +97,32 @@ class Machine:
         return self._devices.mmio
 
     @property
+    def devices(self) -> dict[str, VirtioDevice]:
+        """The virtio devices under their ids, or their driver's name and a number."""
+        return self._devices.by_name
+
+    @property
     def chardevs(self) -> tuple[Chardev, ...]:
         """Host sides of consoles, ports and monitors."""
         return tuple(self._chardevs)
 
     def _chardev(self, config: ChardevConfig) -> Chardev:
-        chardev = open_chardev(config, self._loop, on_quit=self.quit)
+        chardev = open_chardev(
+            config, self._loop, on_quit=self.quit, on_monitor=lambda: self._show_monitor(chardev)
+        )
         self._chardevs.append(chardev)
         return chardev
+
+    def _show_monitor(self, chardev: Chardev) -> None:
+        """Ctrl-A c on a console: its monitor has the input now (event loop's thread)."""
+        if not isinstance(chardev, MuxChardev):
+            return
+        monitor = self._console_monitors.get(chardev)
+        if monitor is None:
+            monitor = self._console_monitors[chardev] = HumanMonitor(self, chardev.monitor)
+            self.add_monitor(monitor)
+        else:
+            monitor.show_prompt()
 
     def __enter__(self) -> Self:
         return self

@@ -24,7 +24,8 @@ HELP = (
 class MuxChardev(Chardev):
     """Stands between `backend`, which it owns, and the guest.
 
-    `on_quit` and `on_monitor` are called on the loop's thread. Escapes are obeyed when they
+    `on_quit` and `on_monitor` are called on the loop's thread; `monitor` is the monitor's
+    side, which has the input from one Ctrl-A c to the next. Escapes are obeyed when they
     arrive, even if the guest does not take its input.
     """
 
@@ -40,6 +41,8 @@ class MuxChardev(Chardev):
         self.backend = backend
         self._on_quit = on_quit
         self._on_monitor = on_monitor
+        self.monitor = MonitorSide(self)
+        self._to_monitor = False
         self._escaped = False
         self._stamp_start: float | None = None
         self._line_start = True
@@ -63,13 +66,23 @@ class MuxChardev(Chardev):
         for byte in data:
             if self._escaped:
                 self._escaped = False
+                monitor = self._to_monitor
                 passed += self._command(byte)
+                if self._to_monitor is not monitor:
+                    self._pass(bytes(passed), monitor)
+                    passed.clear()
             elif byte == ESCAPE:
                 self._escaped = True
             else:
                 passed.append(byte)
-        self._feed(bytes(passed))
+        self._pass(bytes(passed), self._to_monitor)
         return len(data)
+
+    def _pass(self, data: bytes, monitor: bool) -> None:
+        if monitor:
+            self.monitor.take(data)
+        else:
+            self._feed(data)
 
     def _input_drained(self) -> None:
         self.backend.accept_input()
@@ -87,7 +100,10 @@ class MuxChardev(Chardev):
                 self._on_quit()
         elif key == "c":
             if self._on_monitor is not None:
-                self._on_monitor()
+                self._to_monitor = not self._to_monitor
+                self.backend.write(b"\r\n")
+                if self._to_monitor:
+                    self._on_monitor()
             else:
                 self.backend.write(b"\r\nppc64emu: monitor not available\r\n")
         elif key == "t":
@@ -101,3 +117,20 @@ class MuxChardev(Chardev):
             stamped += stamp + line if self._line_start else line
             self._line_start = line.endswith(b"\n")
         return bytes(stamped)
+
+
+class MonitorSide(Chardev):
+    """What the monitor reads from and writes to."""
+
+    def __init__(self, mux: MuxChardev) -> None:
+        super().__init__(f"{mux.label} monitor", None)
+        self._mux = mux
+
+    def write(self, data: bytes) -> None:
+        """Write past the guest's output."""
+        self._mux.backend.write(data)
+
+    def take(self, data: bytes) -> None:
+        """Input for the monitor."""
+        if data:
+            self._feed(data)

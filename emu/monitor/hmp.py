@@ -141,6 +141,20 @@ def _set_capability(machine: Machine, words: list[str]) -> str:
     return ""
 
 
+def _balloon(machine: Machine, words: list[str]) -> str:
+    if len(words) != 1 or not words[0].isdigit():
+        raise ValueError("balloon: expected a size in MiB")
+    COMMANDS["balloon"].handler(machine, {"value": int(words[0]) << 20})
+    return ""
+
+
+def _set_link(machine: Machine, words: list[str]) -> str:
+    if len(words) != 2 or words[1] not in ("on", "off"):
+        raise ValueError("set_link: expected a name and on or off")
+    COMMANDS["set_link"].handler(machine, {"name": words[0], "up": words[1] == "on"})
+    return ""
+
+
 def _info(machine: Machine, words: list[str]) -> str:
     if not words or words[0] not in info.TOPICS:
         lines = (f"info {name:12} -- {text}" for name, (_, text) in info.TOPICS.items())
@@ -162,6 +176,8 @@ _HANDLERS: dict[str, tuple[Handler, str]] = {
     "system_reset": (_qmp("system_reset"), "reset the machine"),
     "quit": (_qmp("quit"), "end the emulator"),
     "q": (_qmp("quit"), "end the emulator"),
+    "balloon": (_balloon, "size: ask the guest to keep so many MiB"),
+    "set_link": (_set_link, "name on|off: plug the network cable in or out"),
     "migrate": (_migrate, "[-d] uri: send the guest; -d: do not wait"),
     "migrate_cancel": (_qmp("migrate_cancel"), "cancel the migration"),
     "migrate_set_parameter": (_set_parameter, "name value"),

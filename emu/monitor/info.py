@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from emu.cpu.isa import Spr
 from emu.cpu.registers import read_state
 from emu.events import RunState
+from emu.monitor.registry import COMMANDS
 
 if TYPE_CHECKING:
+    from devices.virtio.device import VirtioDevice
     from emu.machine import Machine
 
 Topic = Callable[["Machine", list[str]], str]
@@ -90,6 +92,38 @@ def mtree(machine: Machine, _words: list[str]) -> str:
     return "\n".join(lines)
 
 
+def qtree(machine: Machine, _words: list[str]) -> str:
+    """Virtio devices with their state and queues."""
+    return str(machine.on_vcpu(lambda: "\n".join(_device(*item) for item in _devices(machine))))
+
+
+def _devices(machine: Machine) -> list[tuple[str, VirtioDevice]]:
+    return list(machine.devices.items())
+
+
+def _device(name: str, device: VirtioDevice) -> str:
+    mode = "modern" if device.modern else f"legacy, {device.latched_endian.order}-endian"
+    lines = [
+        f"dev: virtio-{device.DEVICE_ID.name.lower()}, id {name!r}",
+        f"  status {int(device.status):#x}, features {device.features:#x} ({mode})"
+        + (", broken" if device.broken else ""),
+    ]
+    for queue in device.queues:
+        if queue.enabled:
+            record = queue.record
+            lines.append(
+                f"  queue {queue.index}: size {queue.size}, desc {int(record['desc']):#x},"
+                f" last_avail {int(record['last_avail'])}, used {int(record['used_idx'])},"
+                f" in use {int(record['inuse'])}"
+            )
+    return "\n".join(lines)
+
+
+def balloon(machine: Machine, _words: list[str]) -> str:
+    """Size of the guest's RAM."""
+    return f"balloon: actual={COMMANDS['query-balloon'].handler(machine, {})['actual'] >> 20}"
+
+
 def chardev(machine: Machine, _words: list[str]) -> str:
     """Host sides of consoles and monitors."""
     return "\n".join(f"{device.label}: {type(device).__name__}" for device in machine.chardevs)
@@ -100,5 +134,7 @@ TOPICS: dict[str, tuple[Topic, str]] = {
     "registers": (registers, "registers of the CPUs"),
     "migrate": (migrate, "progress of the migration"),
     "mtree": (mtree, "guest real address space"),
+    "qtree": (qtree, "virtio devices, their state and queues"),
+    "balloon": (balloon, "RAM the guest has, in MiB"),
     "chardev": (chardev, "character devices"),
 }

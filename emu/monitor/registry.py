@@ -57,7 +57,7 @@ def _is(value: Any, kind: type) -> bool:
 COMMANDS: dict[str, Command] = {}
 
 
-def command(name: str, **arguments: type) -> Callable[[Handler], Handler]:
+def command(name: str, /, **arguments: type) -> Callable[[Handler], Handler]:
     """Register a command; ``_`` in an argument's name stands for ``-``, ``_opt`` for optional."""
 
     def register(handler: Handler) -> Handler:

@@ -53,14 +53,6 @@ def chardev(build: ConfigBuilder, text: str) -> None:
     build.add_chardev(chardev_from_keyvals(parse_keyvals(text, implied="backend")))
 
 
-@option("monitor", argument="dev", help="only 'none' and 'null' so far", group=_GROUP)
-def monitor(build: ConfigBuilder, text: str) -> None:
-    """-monitor: there is none yet."""
-    if text not in ("none", "null"):
-        raise ConfigError("the monitor is not supported yet (use -monitor none)")
-    build.monitor_given = True
-
-
 @option("display", argument="none", help="there is no display", group=_GROUP)
 def display(build: ConfigBuilder, text: str) -> None:
     """-display: none."""

@@ -32,6 +32,24 @@ def qmp(build: ConfigBuilder, text: str) -> None:
 
 
 @option(
+    "monitor",
+    argument="dev",
+    help="human monitor on a character device, in the form that -serial takes, or none",
+    group=_GROUP,
+)
+def monitor(build: ConfigBuilder, text: str) -> None:
+    """-monitor: none, a chardev, or a backend in its short form."""
+    build.monitor_given = True
+    if text in ("none", "null"):
+        return
+    if text.startswith("chardev:"):
+        chardev = _named(build, text.removeprefix("chardev:"))
+    else:
+        chardev = replace(serial_from_text(text), id=f"compat_monitor{len(build.monitors)}")
+    build.monitors.append(MonitorConfig(chardev, "readline"))
+
+
+@option(
     "mon",
     argument="[chardev=]id[,mode=readline|control][,pretty=on|off]",
     help="monitor on a character device given with -chardev",

@@ -10,6 +10,7 @@
 #include <sys/klog.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <unistd.h>
 
 enum { KLOG_READ_ALL = 3, BLOCK = 64 << 10 };
@@ -239,6 +240,20 @@ static int run_write(int argc, char **argv)
 	return 0;
 }
 
+/* Without echo, programs see nothing of what was typed between what they print. */
+static int run_stty(int argc, char **argv)
+{
+	struct termios settings;
+	int off = argc == 2 && !strcmp(argv[1], "-echo");
+
+	if (argc != 2 || strcmp(argv[1] + off, "echo"))
+		return usage(argv);
+	if (tcgetattr(STDIN_FILENO, &settings) < 0)
+		return failed("stty");
+	settings.c_lflag = off ? settings.c_lflag & ~ECHO : settings.c_lflag | ECHO;
+	return tcsetattr(STDIN_FILENO, TCSANOW, &settings) < 0 ? failed("stty") : 0;
+}
+
 static int run_help(int argc, char **argv)
 {
 	(void)argc, (void)argv;
@@ -265,6 +280,7 @@ const struct command commands[] = {
 	{ "copy", run_copy, "FROM TO BLOCKSIZE COUNT [SKIP [SEEK]]" },
 	{ "write", run_write, "FILE BYTES SEED" },
 	{ "verify", run_write, "FILE BYTES SEED" },
+	{ "stty", run_stty, "echo|-echo" },
 	{ "address", run_address, "INTERFACE ADDRESS" },
 	{ "ping", run_ping, "ADDRESS [COUNT]" },
 	{ "send", run_send, "ADDRESS PORT FILE" },

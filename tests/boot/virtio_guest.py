@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -114,21 +113,23 @@ class VirtioGuest:
         """Wait for the shell's prompt after a boot."""
         self._console.wait_for(READY, timeout=BOOT_SECONDS)
         self._console.wait_for("# ", timeout=BOOT_SECONDS)
+        if not self.debian:
+            self._console.send("stty -echo\n")
+            self._console.wait_for("# ", timeout=COMMAND_SECONDS)
 
     def type(self, command: str) -> None:
         """Start a command whose end is to be seen by `finish`."""
         self._commands += 1
         number = self._commands
-        # What is typed must not look like what is waited for, nor mix with the output: the
-        # terminal's echo may come behind what the first command prints.
-        begin = f"echo beg''in{number}" if self.debian else f"sleep 0.1; echo begin{number}"
+        # Debian's shell edits lines and so shows them: they must not look like the output.
+        begin = f"echo beg''in{number}" if self.debian else f"echo begin{number}"
         status = f"echo end{number}=$?" if self.debian else f"echo end{number}=0"
         self._console.send(f"{begin}; {command}; {status}\n")
-        self._console.wait_for(f"\nbegin{number}\r\n", timeout=COMMAND_SECONDS)
+        self._console.wait_for(f"begin{number}\r\n", timeout=COMMAND_SECONDS)
 
     def finish(self, seconds: float = COMMAND_SECONDS) -> str:
         """Wait for the end of the command and return what it printed, with plain newlines."""
-        pattern = re.compile(rb"(?:^|\n)end%d=(\d+)\r\n" % self._commands)
+        pattern = re.compile(rb"(?m:^)end%d=(\d+)\r\n" % self._commands)
         match = self._console.wait_for(pattern, timeout=seconds)
         self._console.wait_for("# ", timeout=COMMAND_SECONDS)
         text = match.string[: match.start()].decode("utf-8", "replace").replace("\r", "")
@@ -179,6 +180,10 @@ class VirtioGuest:
         else:
             assert f"wrote {size}\n" in self.run(f"write {path} {size} {seed}", seconds)
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy a file or disk to another or to a stream."""
+        self.run(f"cat {source} > {target}" if self.debian else f"copy {source} {target} 65536 -1")
+
     def verify(self, path: str, size: int, seed: int, seconds: float = COMMAND_SECONDS) -> None:
         """Read so many bytes of a file or stream: they must be those of `pattern`."""
         if self.debian:
@@ -205,7 +210,27 @@ class VirtioGuest:
         assert match, f"no {field} in /proc/meminfo"
         return int(match[1]) << 10
 
+    def touch_memory(self, size: int) -> None:
+        """Use so many bytes of memory, whole MiB, and free them again."""
+        count = size // MIB
+        if self.debian:
+            self.run(f"dd if=/dev/zero of=/tmp/fill bs={MIB} count={count}")
+        else:
+            self.run(f"copy /dev/zero /tmp/fill {MIB} {count}")
+        self.run("rm /tmp/fill")
+
     # Network
+
+    def get_address(self) -> None:
+        """Ask for an address by DHCP; a small guest does so when its kernel starts (ip=dhcp)."""
+        if self.debian:
+            # busybox's udhcpc leaves it to a script to use what it got.
+            script = '[ "$1" != bound ] || ip address add $ip/24 dev $interface'
+            self.run(f"echo '{script}' > /tmp/dhcp; chmod +x /tmp/dhcp")
+            self.run("ip link set eth0 up; udhcpc -i eth0 -n -q -s /tmp/dhcp")
+            assert _OWN_ADDRESS in self.run("ip address show eth0")
+        else:
+            assert f"my address is {_OWN_ADDRESS}" in self.run("dmesg")
 
     def set_address(self, address: str = _OWN_ADDRESS) -> None:
         """Switch the network card on with a fixed address, 24 bits of it the network's."""
@@ -276,11 +301,6 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) 
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(0.05)
-
-
-def quoted(words: Sequence[str]) -> str:
-    """A command line to run by hand, for messages."""
-    return shlex.join(words)
 
 
 def resident_bytes() -> int:

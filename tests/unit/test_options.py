@@ -125,7 +125,7 @@ ERRORS: list[tuple[list[str], str]] = [
     (["-rtc", "clock=sun"], "-rtc clock=sun: invalid option value 'sun' for 'clock'"),
     (["-display", "gtk"], "-display gtk: display 'gtk' is not supported (only none is)"),
     (["-vga", "std"], "-vga std: vga type 'std' is not supported"),
-    (["-monitor", "stdio"], "-monitor stdio: the monitor is not supported yet"),
+    (["-monitor", "chardev:nowhere"], "-monitor chardev:nowhere: chardev 'nowhere' not found"),
     (["-d", "foo"], "-d foo: unknown log item 'foo'"),
     (["-d", ""], "-d: no log item"),
     (["-device", "foo"], "-device foo: 'foo' is not a valid device model name"),
