@@ -1,0 +1,101 @@
+"""A loaded guest migrates to and fro between processes; nothing of it may be lost or doubled."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.boot.guests import BOOT_SECONDS, READY, Guest, trouble_in
+from tests.support.process import Emulator
+
+MODES = {"legacy": ",disable-modern=on", "transitional": "", "modern": ",disable-legacy=on"}
+_DISK_SIZE = 16 << 20
+_TICK = re.compile(r"tick (\d+) (\S+) (\d+)\.(\d\d)\b")
+# The shells' loop: read the disk past the page cache, tell its checksum and the uptime.
+_LE_LOOP = (
+    "n=0; while :; do n=$((n+1)); s=$(dd if=/dev/vda bs=64k iflag=direct 2>/dev/null | md5sum);"
+    " read u v < /proc/uptime; echo tick $n ${s%% *} $u; done"
+)
+
+
+@dataclass
+class Report:
+    """What a run found; ``fault`` is empty if all was well."""
+
+    moves: int = 0
+    ticks: int = 0
+    fault: str = ""
+    downtimes: tuple[int, ...] = ()
+
+
+def ping_pong(folder: Path, guest: Guest, cpu: str, mode: str, moves: int) -> Report:
+    """Migrate a busybox guest under disk, CPU and console load ``moves`` times."""
+    disk = folder / "disk.img"
+    disk.write_bytes(os.urandom(_DISK_SIZE))
+    arguments = [*guest.arguments(cpu=cpu), *_devices(disk, MODES[mode])]
+    report = Report()
+    here = Emulator(folder, "host0", arguments)
+    text = ""
+    try:
+        here.wait_for(READY, BOOT_SECONDS)
+        here.wait_for("# ", BOOT_SECONDS)
+        here.send(_LE_LOOP + "\n")
+        here.wait_for(r"tick 1 ", BOOT_SECONDS)
+        for move in range(1, moves + 1):
+            there = _move(folder, here, arguments, move, report)
+            text += here.text
+            here.close()
+            here = there
+            if report.fault:
+                break
+            here.wait_for(r"tick \d+ \S+ \d+\.\d\d\r", 60.0)
+            report.moves = move
+        text += here.text
+    finally:
+        here.close()
+    report.fault = report.fault or _check(text, report)
+    return report
+
+
+def _devices(disk: Path, mode: str) -> list[str]:
+    options = ["-drive", f"file={disk},if=none,id=d,format=raw"]
+    options += ["-device", f"virtio-blk-pci,drive=d{mode}"]
+    options += ["-netdev", "user,id=n", "-device", f"virtio-net-pci,netdev=n{mode}"]
+    for kind in ("rng", "balloon", "serial"):
+        options += ["-device", f"virtio-{kind}-pci{mode}"]
+    return options
+
+
+def _move(
+    folder: Path, source: Emulator, arguments: list[str], move: int, report: Report
+) -> Emulator:
+    uri = f"unix:{folder}/migration{move}"
+    target = Emulator(folder, f"host{move}", [*arguments, "-incoming", uri])
+    source.command("migrate-set-parameters", max_bandwidth=0)
+    answer = source.migrate(uri, 120.0)
+    if answer["status"] != "completed":
+        report.fault = f"move {move}: {answer['status']}: {answer.get('error-desc')}"
+    else:
+        report.downtimes += (answer["downtime"],)
+    time.sleep(0.2)  # the console's last bytes of the source
+    return target
+
+
+def _check(text: str, report: Report) -> str:
+    """Ticks are whole, in order, with one checksum and a growing uptime; no kernel warning."""
+    ticks = _TICK.findall(text)
+    report.ticks = len(ticks)
+    numbers = [int(tick[0]) for tick in ticks]
+    if numbers != list(range(1, len(numbers) + 1)):
+        wrong = next(i for i, number in enumerate(numbers, 1) if number != i)
+        return f"tick {wrong} is lost or doubled: {numbers[max(wrong - 3, 0) : wrong + 3]}"
+    if len({tick[1] for tick in ticks}) != 1:
+        return f"checksums differ: { {tick[1] for tick in ticks} }"
+    uptimes = [100 * int(tick[2]) + int(tick[3]) for tick in ticks]
+    if uptimes != sorted(uptimes):
+        return "uptime went back"
+    trouble = trouble_in(text)
+    return trouble[0] if trouble else ""
