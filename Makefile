@@ -7,6 +7,7 @@ APT_PACKAGES := qemu-system-ppc qemu-system-data gdb-multiarch device-tree-compi
     gcc-powerpc64-linux-gnu libc6-dev-ppc64-cross gcc-powerpc64le-linux-gnu libc6-dev-ppc64el-cross \
     python3-venv make xz-utils bc bison flex libssl-dev libelf-dev
 TEST_ARGS ?=
+TEST_JOBS ?= 2
 
 .PHONY: setup packages boot test bench stress soak fuzz lint guests clean
 
@@ -43,7 +44,7 @@ lint: setup
 test: guests lint
 	@echo "Compiling hot paths (first run only)"
 	$(RUN) -c "import emu.machine"
-	$(VENV)/bin/pytest $(TEST_ARGS)
+	$(VENV)/bin/pytest -n $(TEST_JOBS) $(TEST_ARGS)
 
 bench: guests
 	$(RUN) -m tests.bench $(BENCH_ARGS)
