@@ -63,12 +63,12 @@ class Driver:
 
 
 _VIRTIO = (
-    Property("any_layout", BOOL, True, "on/off", (True,)),
-    Property("event_idx", BOOL, True, "on/off", (True,)),
+    Property("any_layout", BOOL, True, "on/off"),
+    Property("event_idx", BOOL, True, "on/off"),
     Property("in_order", BOOL, False, "on/off"),
-    Property("indirect_desc", BOOL, True, "on/off", (True,)),
+    Property("indirect_desc", BOOL, True, "on/off"),
     Property("iommu_platform", BOOL, False, "on/off", (False,)),
-    Property("notify_on_empty", BOOL, True, "on/off", (True,)),
+    Property("notify_on_empty", BOOL, True, "on/off"),
     Property("packed", BOOL, False, "on/off"),
     Property("queue_reset", BOOL, True, "on/off"),
     Property("use-disabled-flag", BOOL, True, "no effect"),

@@ -43,6 +43,13 @@ _SWITCHED_ON = {
     "in_order": Feature.IN_ORDER,
     "queue_reset": Feature.RING_RESET,
 }
+#: Properties that switch a feature off which every device has.
+_SWITCHED_OFF = {
+    "any_layout": Feature.ANY_LAYOUT,
+    "event_idx": Feature.RING_EVENT_IDX,
+    "indirect_desc": Feature.RING_INDIRECT_DESC,
+    "notify_on_empty": Feature.NOTIFY_ON_EMPTY,
+}
 #: In the configuration space (PCI 3.0, 6.2.1).
 _HEADER_TYPE, _MULTIFUNCTION = 0x0E, 0x80
 
@@ -258,3 +265,6 @@ def _set_features(device: VirtioDevice, values: Values) -> None:
         wanted = values.get(name, name == "queue_reset")
         if wanted:
             device.device_features |= feature.mask
+    for name, feature in _SWITCHED_OFF.items():
+        if values.get(name) is False:
+            device.withheld_features |= feature.mask

@@ -25,6 +25,9 @@ from emu.migration.stream import MigrationError
 _virtio_log = log("virtio")
 
 
+_RING_FEATURES = Feature.RING_INDIRECT_DESC.mask | Feature.RING_EVENT_IDX.mask
+
+
 class Transport(Protocol):
     """How a device reaches its driver.  vCPU thread."""
 
@@ -55,6 +58,7 @@ class VirtioDevice:
         self.name = name
         self.host = host
         self.device_features = features
+        self.withheld_features = 0  # not offered, though every device has them
         self.transport: Transport | None = None
         self.queues = [VirtQueue(host.dma, index, size) for index, size in enumerate(queue_sizes)]
         self.status = Status(0)
@@ -68,11 +72,10 @@ class VirtioDevice:
 
     def offered_features(self, modern: bool) -> int:
         """Feature bits shown to a driver of a kind."""
-        offered = self.device_features | Feature.RING_INDIRECT_DESC.mask
-        offered |= Feature.RING_EVENT_IDX.mask
-        if modern:
-            return (offered | Feature.VERSION_1.mask) & ~LEGACY_ONLY
-        return (offered | LEGACY_ONLY) & 0xFFFFFFFF
+        offered = self.device_features | _RING_FEATURES
+        offered |= Feature.VERSION_1.mask if modern else LEGACY_ONLY
+        offered &= ~self.withheld_features
+        return offered & ~LEGACY_ONLY if modern else offered & 0xFFFFFFFF
 
     def set_features(self, value: int, modern: bool) -> None:
         """The driver acknowledges features; ignored once FEATURES_OK is set (2.2.2)."""
