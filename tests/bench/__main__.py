@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.bench.devices import device_rows
 from tests.bench.emulators import BenchError, Run, command, kernel_options, run
+from tests.bench.migration import migrations
 
 READY = r"GUEST-READY"
 BENCH_ROW = re.compile(r"BENCH name=(\S+) seconds=([0-9.]+)")
@@ -95,7 +96,7 @@ def table(results: Results) -> str:
             continue
         theirs = statistics.median(figures["qemu"])
         ratio = theirs / ours if ours else float("inf")
-        lines.append(f"| {cpu} | {what} | {ours:.2f} s | {theirs:.2f} s | {ratio:.2f} |")
+        lines.append(f"| {cpu} | {what} | {ours:.3g} s | {theirs:.3g} s | {ratio:.2f} |")
     return "\n".join(lines)
 
 
@@ -112,7 +113,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpu", default="power8,power9")
     parser.add_argument(
-        "--only", default="start,boot,rows,devices", help="start, boot, rows, devices"
+        "--only", default="start,boot,rows,devices,migration", help="start, boot, rows, ..."
     )
     parser.add_argument("--rows", default="", help="guest rows, comma separated; all by default")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
@@ -127,6 +128,8 @@ def main() -> int:
                 results.update(boots(cpu, arguments.rounds))
             if "devices" in chosen:
                 results.update(device_rows(cpu, arguments.rounds))
+            if "migration" in chosen:
+                results.update(migrations(cpu, arguments.rounds))
             if "rows" in chosen:
                 results.update(guest_rows(cpu, arguments.rounds, arguments.rows))
     except BenchError as error:

@@ -74,7 +74,9 @@ def test_raw_blocks_mean_the_same_to_both_guests_and_the_host(
         assert image.read_bytes() == pattern(SIZE, seed)
 
 
-@pytest.fixture(params=[("modern", "legacy"), ("legacy", "modern")], ids=lambda pair: "-".join(pair))
+@pytest.fixture(
+    params=[("modern", "legacy"), ("legacy", "modern")], ids=lambda pair: "-".join(pair)
+)
 def pair(
     request: pytest.FixtureRequest, le: Guest, be: Guest, tmp_path: Path
 ) -> Iterator[tuple[VirtioGuest, VirtioGuest]]:
@@ -98,7 +100,7 @@ def pair(
 
 def exchange(sender: VirtioGuest, receiver: VirtioGuest, address: str) -> None:
     """Send random data over TCP to the receiver; checksums of both must agree."""
-    sender.make_data("/tmp/out", SIZE, seed=5)
+    sender.make_data("/tmp/out", 4 * MIB, seed=5)
     receiver.start_receiving(PORT, "/tmp/in")
     sender.send(PORT, "/tmp/out", address)
     receiver.finish()

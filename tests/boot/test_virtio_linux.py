@@ -25,7 +25,7 @@ from tests.boot.virtio_guest import (
     other_options,
     pattern,
     resident_bytes,
-    wait_until,
+    take,
 )
 from tests.boot.virtio_host import (
     check_ext4,
@@ -44,6 +44,7 @@ KNOWN_SEED, RANDOM_SEED, PORT_SEED = 1, 2, 3
 GUEST_PORT = 7000
 DEVICES = range(5)
 PORT = "/dev/vport4p1"
+CPUS = {"legacy": "power8", "transitional": "power9", "modern": "power8"}
 CELLS = [(name, interface) for name in ("le", "be") for interface in INTERFACES]
 
 
@@ -65,8 +66,10 @@ class Cell:
         self.guest.run("umount /mnt")
 
 
-@pytest.fixture(scope="module", params=CELLS, ids=lambda cell: "-".join(cell))
-def cell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
+@pytest.fixture(scope="module", params=CELLS, ids="-".join)
+def cell(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cell]:
     """A guest at its shell, with all devices and a disk with an ext4 file system."""
     name, interface = request.param
     image: Guest = request.getfixturevalue(name)
@@ -76,13 +79,11 @@ def cell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     port = free_port()
     options = [
         *block_options(disk, INTERFACES[interface]),
-        *network_options(
-            f"user,hostfwd=tcp:127.0.0.1:{port}-:{GUEST_PORT}", INTERFACES[interface]
-        ),
+        *network_options(f"user,hostfwd=tcp:127.0.0.1:{port}-:{GUEST_PORT}", INTERFACES[interface]),
         *other_options(INTERFACES[interface]),
     ]
     append = "" if image.name == "le" else "ip=dhcp"
-    with VirtioGuest(image, options, append=append) as guest:
+    with VirtioGuest(image, options, CPUS[interface], append) as guest:
         guest.get_address()
         yield Cell(guest, interface, disk, port)
     disk.unlink()
@@ -142,13 +143,9 @@ def send_to_port(guest: VirtioGuest) -> None:
 
 def receive_from_port(guest: VirtioGuest) -> None:
     """1 MiB from the guest through the serial port."""
-    port = guest.chardev("port")
-    port.read()
-    start = len(port.transcript)
     guest.make_data("/tmp/port", MIB, PORT_SEED + 1)
     guest.copy("/tmp/port", PORT)
-    wait_until(lambda: len(port.transcript) - start >= MIB, "1 MiB out of the port")
-    digest = hashlib.sha256(port.transcript[start:]).hexdigest()
+    digest = hashlib.sha256(take(guest.chardev("port"), MIB)).hexdigest()
     assert digest == guest.sha256("/tmp/port")
 
 
@@ -181,13 +178,11 @@ def test_balloon_takes_half_of_the_memory_and_gives_it_back(cell: Cell) -> None:
     size = guest.guest.ram_size
     guest.touch_memory(size // 4)
     total, resident = guest.memory(), resident_bytes()
-    guest.balloon.set_target(size // 2)
-    wait_until(lambda: guest.balloon.actual == size // 2, "the guest gives half of its memory")
+    guest.set_memory(size // 2)
     assert guest.memory() == total - size // 2
     assert guest.memory("MemFree") < size // 2
     assert resident_bytes() < resident - size // 8
-    guest.balloon.set_target(size)
-    wait_until(lambda: guest.balloon.actual == size, "the guest takes its memory back")
+    guest.set_memory(size)
     assert guest.memory() == total
 
 
@@ -205,9 +200,7 @@ def test_devices_work_again_after_a_reboot_from_inside(cell: Cell) -> None:
     send_to_port(guest)
     receive_from_port(guest)
     assert guest.random_numbers() != guest.random_numbers()
-    wanted = guest.guest.ram_size * 3 // 4
-    guest.balloon.set_target(wanted)
-    wait_until(lambda: guest.balloon.actual == wanted, "the guest gives some of its memory")
+    guest.set_memory(guest.guest.ram_size * 3 // 4)
     assert guest.trouble() == []
 
 

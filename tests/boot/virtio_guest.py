@@ -274,11 +274,14 @@ class VirtioGuest:
     def start_receiving(self, port: int, path: str) -> None:
         """Listen for one TCP connection, whose data goes to a file; `finish` waits for its end."""
         if self.debian:
-            self.type(f"nc -l -p {port} > {path}")
-            time.sleep(0.5)  # it prints nothing when it listens
+            listens = f"grep -q ':{port:04X} .* 0A ' /proc/net/tcp /proc/net/tcp6"
+            self.type(
+                f"nc -l -p {port} > {path} & "
+                f"until {listens}; do sleep 0.1; done; echo listen''ing on {port}; wait $!"
+            )
         else:
             self.type(f"receive {port} {path}")
-            self.wait_for(f"listening on {port}")
+        self.wait_for(f"listening on {port}")
 
     # The host's side of devices
 
@@ -296,6 +299,11 @@ class VirtioGuest:
         assert isinstance(device, VirtioBalloon)
         return device
 
+    def set_memory(self, size: int) -> None:
+        """Have the balloon leave the guest so many bytes, and wait until it has."""
+        self.balloon.set_target(size)
+        wait_until(lambda: self.balloon.actual == size, f"a guest with {size} bytes of memory")
+
 
 def pattern(size: int, seed: int) -> bytes:
     """What the small guests' `write FILE SIZE SEED` writes: mixed numbers, low bytes first."""
@@ -309,6 +317,17 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def take(chardev: MemoryChardev, size: int, seconds: float = 60.0) -> bytes:
+    """Wait for so many bytes that nobody has read yet; all there are, maybe more."""
+    data = bytearray()
+    deadline = time.monotonic() + seconds
+    while len(data) < size:
+        assert time.monotonic() < deadline, f"{len(data)} of {size} bytes in {seconds:g} s"
+        time.sleep(0.01)
+        data += chardev.read()
+    return bytes(data)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:

@@ -1,1 +1,1 @@
-"""Long runs against real kernels: `python -m tests.soak stress|boots|all`."""
+"""Long runs against real kernels: `python -m tests.soak stress|boots|virtio|all`."""

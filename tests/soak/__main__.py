@@ -1,6 +1,7 @@
-"""Long runs: `python -m tests.soak stress|boots|all [--seconds N] [--count N] [--cpu MODEL]`.
+"""Long runs: `python -m tests.soak stress|boots|virtio|all`, with options as below.
 
-`stress` runs the checked load of Debian's guest, `boots` boots every guest again and again.
+`stress` runs the checked load of Debian's guest, `boots` boots every guest again and again,
+`virtio` moves much data through the devices of guests of both byte orders.
 One summary line per item; exit status 1 if any failed.
 """
 
@@ -11,10 +12,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from functools import partial
 
 from emu.chardev.memory import ConsoleError
 from tests.boot.guests import BE, BOOT_SECONDS, LE, READY, Guest, boot, trouble_in
+from tests.boot.virtio_guest import INTERFACES
+from tests.soak.result import Result
+from tests.soak.virtio import virtio
 
 CPUS = ("power8", "power9")
 #: Seconds a round of the load may go on after its time is over.
@@ -22,24 +26,12 @@ _GRACE_SECONDS = 900.0
 _DONE = re.compile(r"STRESS-DONE rounds=(\d+)")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What became of one item."""
-
-    name: str
-    passed: bool
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{'PASS' if self.passed else 'FAIL'} {self.name}: {self.detail}"
-
-
 def main(arguments: Iterable[str] | None = None) -> int:
     """Run what the arguments say; the exit status."""
     options = _parse(arguments)
     cpus = [options.cpu] if options.cpu else list(CPUS)
     failed = 0
-    for result in _items(options.what, cpus, options.seconds, options.count):
+    for result in _items(options, cpus):
         print(result, flush=True)
         failed += not result.passed
     return 1 if failed else 0
@@ -47,21 +39,33 @@ def main(arguments: Iterable[str] | None = None) -> int:
 
 def _parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("what", choices=("stress", "boots", "all"))
+    parser.add_argument("what", choices=("stress", "boots", "virtio", "all"))
     parser.add_argument("--seconds", type=int, default=600, help="length of the load (600)")
     parser.add_argument("--count", type=int, default=20, help="boots of each guest and CPU (20)")
+    parser.add_argument("--mib", type=int, default=1024, help="data on the virtio disk (1024)")
+    parser.add_argument("--interface", choices=INTERFACES, help="only these virtio devices")
+    parser.add_argument("--guest", choices=("le", "be"), help="only this guest (virtio)")
     parser.add_argument("--cpu", choices=CPUS, help="only this CPU model")
     return parser.parse_args(None if arguments is None else list(arguments))
 
 
-def _items(what: str, cpus: list[str], seconds: int, count: int) -> Iterator[Result]:
+def _items(options: argparse.Namespace, cpus: list[str]) -> Iterator[Result]:
+    what = options.what
     if what in ("boots", "all"):
         for guest in (LE, BE):
             for cpu in cpus:
-                yield _guarded(f"boots {guest.name} {cpu}", boots, guest, cpu, count)
+                name = f"boots {guest.name} {cpu}"
+                yield _guarded(name, boots, guest, cpu, options.count)
+    if what in ("virtio", "all"):
+        for guest in (LE, BE):
+            for interface in [options.interface] if options.interface else INTERFACES:
+                for cpu in cpus if options.guest in (None, guest.name) else []:
+                    item = partial(virtio, interface=interface)
+                    name = f"virtio {guest.name} {interface} {cpu}"
+                    yield _guarded(name, item, guest, cpu, options.mib)
     if what in ("stress", "all"):
         for cpu in cpus:
-            yield _guarded(f"stress le {cpu}", stress, LE, cpu, seconds)
+            yield _guarded(f"stress le {cpu}", stress, LE, cpu, options.seconds)
 
 
 def _guarded(

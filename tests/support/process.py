@@ -17,16 +17,19 @@ from typing import Any, Self
 
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
+OURS = (sys.executable, "-m", "emu")
 START_SECONDS = 120.0  # the first start of a state of the sources compiles
 
 
 class Emulator:
-    """`python -m emu` with the given options; files go below ``folder``.
+    """`python -m emu` (or another ``program``) with the given options, files below ``folder``.
 
     A context manager: leaving it ends the process, kindly or not.
     """
 
-    def __init__(self, folder: Path, name: str, options: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, name: str, options: Sequence[str], program: Sequence[str] = OURS
+    ) -> None:
         self.name = name
         self._qmp_path = folder / f"{name}.qmp"
         self._console_path = folder / f"{name}.console"
@@ -35,7 +38,7 @@ class Emulator:
         self._seen = 0
         self._runs = 0
         self._changed = threading.Condition()
-        command = [sys.executable, "-m", "emu", "-nodefaults", "-display", "none"]
+        command = [*program, "-nodefaults", "-display", "none"]
         command += ["-qmp", f"unix:{self._qmp_path},server=on,wait=off"]
         command += ["-serial", f"unix:{self._console_path},server=on,wait=off", *options]
         with self.log.open("wb") as log:
