@@ -19,6 +19,8 @@ from tests.boot.virtio_guest import (
     pattern,
     take,
 )
+from tests.boot.virtio_host import check_ext4, make_ext4, read_ext4, tcp_sink
+from tests.soak.result import Result
 
 _FILE_SIZE = 64 * MIB
 _NETWORK_SIZE = 64 * MIB
