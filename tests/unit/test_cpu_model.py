@@ -128,8 +128,9 @@ def test_problem_state_implies_translation_and_interrupts(machine: BareMachine) 
 
 
 def test_guest_endian_is_that_of_the_running_code(machine: BareMachine) -> None:
-    assert machine.vcpu.guest_endian.order == "big"
+    orders = [str(machine.vcpu.guest_endian.order)]
     machine.vcpu.msr |= MSR_LE
-    assert machine.vcpu.guest_endian.order == "little"
+    orders.append(machine.vcpu.guest_endian.order)
+    assert orders == ["big", "little"]
     machine.execute(asm.li(3, 9))
     assert machine.vcpu.gpr(3) == 9

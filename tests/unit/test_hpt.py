@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from emu.cpu.record import Hcall
+from emu.events import EventLoop
 from machines.pseries import dispatch, papr
 from machines.pseries.machine import PseriesMachine, PseriesOptions
 from machines.pseries.papr import HcallNumber
@@ -22,6 +23,9 @@ LINUX_H_AVPN, LINUX_H_ANDCOND = 0x8000_0000, 0x4000_0000
 
 class _Host:
     """A host that nothing is asked of."""
+
+    def __init__(self) -> None:
+        self.loop = EventLoop()  # not started
 
     def request_shutdown(self) -> None:
         raise AssertionError
