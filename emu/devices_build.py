@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
-from devices.block.open import open_drive
 from devices.host import DeviceHost
 from devices.net.config import open_netdev
 from devices.properties import Values, parse_pci_address
@@ -104,6 +103,8 @@ class _Backends:
 
     def drive(self, name: str, *, share_write: bool) -> Image:
         """The disk image of a -drive or -blockdev; `share_write`: others may write to it too."""
+        from devices.block.open import open_drive
+
         try:
             here = self._config.incoming is None  # else the source has it until it hands over
             image = open_drive(self._config.drives[name], share_write=share_write, claim=here)

@@ -16,7 +16,7 @@ from devices.host import DeviceHost
 from devices.virtio import records
 from devices.virtio.constants import LEGACY_ONLY, Feature, Status, VirtioId
 from devices.virtio.queue import Element, VirtQueue
-from devices.virtio.ring import RingError
+from devices.virtio.records import RingError
 from emu.log import guest_error, log
 from emu.memory.endian import GuestEndian
 from emu.migration.fields import Field

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from devices.virtio import records, ring
-from devices.virtio.ring import RingError
+from devices.virtio import records
+from devices.virtio.records import MAX_QUEUE_SIZE, RingError
 from emu.memory.dma import Dma
 
 _BATCH = 256
-_SEGMENTS = ring.MAX_QUEUE_SIZE + 1
+_SEGMENTS = MAX_QUEUE_SIZE + 1
 
 
 class Element:
@@ -96,7 +96,11 @@ class VirtQueue:
     """
 
     def __init__(self, dma: Dma, index: int, max_size: int) -> None:
+        # Loading compiled code takes a while: not at the start of a machine without devices.
+        from devices.virtio import ring
+
         self.index = index
+        self._ring = ring
         self._dma = dma
         self._array = np.zeros(1, records.QUEUE_DTYPE)
         self.record: Any = self._array[0]
@@ -156,17 +160,17 @@ class VirtQueue:
 
     def has_work(self) -> bool:
         """Whether the driver has made something available."""
-        return bool(ring.has_work(self.address))
+        return bool(self._ring.has_work(self.address))
 
     def set_notification(self, enable: bool) -> bool:
         """Want notifications or not; returns whether there is work waiting right now."""
-        return bool(ring.set_notification(self.address, int(enable)))
+        return bool(self._ring.set_notification(self.address, int(enable)))
 
     def pop(self, limit: int = _BATCH) -> list[Element]:
         """Take up to ``limit`` elements in the driver's order; check :attr:`error` after it."""
         scratch = _scratch()
         count = int(
-            ring.pop(
+            self._ring.pop(
                 self.address,
                 scratch.elements_address,
                 min(limit, _BATCH),
@@ -191,7 +195,7 @@ class VirtQueue:
             piece = used[start : start + _BATCH]
             for index, (element, written) in enumerate(piece):
                 scratch.used[index] = (written, element.head, element.descriptors)
-            wants |= ring.push(self.address, scratch.used_address, len(piece))
+            wants |= self._ring.push(self.address, scratch.used_address, len(piece))
         return bool(wants)
 
     def rewind(self, elements: Sequence[Element]) -> None:

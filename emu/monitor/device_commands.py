@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
-from devices.virtio.balloon import VirtioBalloon
-from devices.virtio.block import VirtioBlock
-from devices.virtio.net import VirtioNet
+from devices.virtio.constants import VirtioId
 from emu.monitor.registry import Arguments, QmpError, command
 
-if TYPE_CHECKING:
-    from devices.virtio.device import VirtioDevice
+if TYPE_CHECKING:  # a machine without devices does not load their code
+    from devices.virtio.balloon import VirtioBalloon
+    from devices.virtio.block import VirtioBlock
+    from devices.virtio.net import VirtioNet
     from emu.machine import Machine
 
 
+def _of_kind(machine: Machine, kind: VirtioId) -> Iterator[tuple[str, Any]]:
+    return ((name, dev) for name, dev in machine.devices.items() if dev.DEVICE_ID is kind)
+
+
 def _balloon(machine: Machine) -> VirtioBalloon:
-    for device in machine.devices.values():
-        if isinstance(device, VirtioBalloon):
-            return device
+    for _, device in _of_kind(machine, VirtioId.BALLOON):
+        return cast("VirtioBalloon", device)
     raise QmpError("No balloon device has been activated", "DeviceNotActive")
 
 
-def _named(machine: Machine, name: str, kind: type[VirtioDevice]) -> Any:
-    device = machine.devices.get(name)
-    if not isinstance(device, kind):
+def _named(machine: Machine, name: str, kind: VirtioId) -> Any:
+    device = dict(_of_kind(machine, kind)).get(name)
+    if device is None:
         raise QmpError(f"Device '{name}' not found", "DeviceNotFound")
     return device
 
@@ -43,14 +47,14 @@ def _set_balloon(machine: Machine, arguments: Arguments) -> dict[str, Any]:
 
 @command("set_link", name=str, up=bool)
 def _set_link(machine: Machine, arguments: Arguments) -> dict[str, Any]:
-    device: VirtioNet = _named(machine, arguments["name"], VirtioNet)
+    device: VirtioNet = _named(machine, arguments["name"], VirtioId.NET)
     machine.on_vcpu(lambda: device.set_link(arguments["up"]))
     return {}
 
 
 @command("block_resize", device=str, size=int)
 def _block_resize(machine: Machine, arguments: Arguments) -> dict[str, Any]:
-    device: VirtioBlock = _named(machine, arguments["device"], VirtioBlock)
+    device: VirtioBlock = _named(machine, arguments["device"], VirtioId.BLOCK)
     try:
         machine.on_vcpu(lambda: device.resize(arguments["size"]))
     except (OSError, ValueError) as error:
@@ -72,6 +76,5 @@ def _query_block(machine: Machine, _arguments: Arguments) -> list[dict[str, Any]
                 "image": {"filename": device.image.path, "virtual-size": device.image.size},
             },
         }
-        for name, device in machine.devices.items()
-        if isinstance(device, VirtioBlock)
+        for name, device in _of_kind(machine, VirtioId.BLOCK)
     ]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from devices.block import DriveConfig, Image, open_drive, open_image
 from devices.block import raw as raw_module
-from devices.block.image import batches, cut
+from devices.block.config import DriveConfig
+from devices.block.image import Image, batches, cut
+from devices.block.open import open_drive, open_image
 from devices.block.overlay import CLUSTER, OverlayImage
 from emu.chardev.config import ConfigError
 from tests.support.block import MemoryImage, numbered

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devices.block import open_image
+from devices.block.open import open_image
 from emu.chardev.config import ConfigError
 
 pytestmark = pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="no OFD locks")

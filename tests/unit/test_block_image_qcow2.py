@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from devices.block import Image, open_image
+from devices.block.image import Image
 from devices.block.nbd import NbdImage
+from devices.block.open import open_image
 from emu.chardev.config import ConfigError
 
 needs_qemu = pytest.mark.skipif(

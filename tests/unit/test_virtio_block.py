@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from devices.block import Image, open_image
+from devices.block.image import Image
+from devices.block.open import open_image
 from devices.virtio.block import VirtioBlock
 from devices.virtio.block_options import BlockFeature, BlockOptions
 from devices.virtio.constants import Feature, Status

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from devices.block import open_image
+from devices.block.open import open_image
 from devices.virtio.block import VirtioBlock
 from devices.virtio.block_options import BlockFeature, BlockOptions
 from devices.virtio.constants import Feature
