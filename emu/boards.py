@@ -31,8 +31,10 @@ def build_board(
     build = _virtmmio if config.machine == "virtmmio" else _pseries
     try:
         return build(config, services, open_chardev, attach)
+    except ConfigError as error:
+        raise config.explain(error) from error
     except (ImageError, UnicornError) as error:
-        raise ConfigError(str(error)) from error
+        raise config.explain(ConfigError(str(error), _blamed(config, str(error)))) from error
     except (MemoryError, OSError) as error:
         raise ConfigError(f"cannot allocate {config.ram_size >> 20} MiB: {error}") from error
 
@@ -45,6 +47,7 @@ def _pseries(
     options = PseriesOptions(
         ram_size=config.ram_size,
         cpu=config.cpu,
+        cpus=config.smp,
         kernel=_path(config.kernel),
         initrd=_path(config.initrd),
         bios=_path(config.bios),
@@ -54,6 +57,7 @@ def _pseries(
         rtc_base=config.rtc_base,
         ttys=[(vty.reg, open_chardev(vty.chardev)) for vty in config.vtys()],
         attach=attach,
+        test_exit=services.request_exit if config.test_exit else None,
     )
     return PseriesMachine(options, services)
 
@@ -74,6 +78,12 @@ def _virtmmio(
         attach=lambda host: attach(host, None),
     )
     return VirtmmioMachine(options, services)
+
+
+def _blamed(config: MachineConfig, message: str) -> str:
+    """The field whose file a message begins with; "" for none."""
+    fields = ("kernel", "initrd", "bios")
+    return next((f for f in fields if message.startswith(f"{_path(getattr(config, f))}:")), "")
 
 
 def _path(path: StrPath | None) -> str | None:

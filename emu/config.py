@@ -54,6 +54,7 @@ from emu.config_machine import (
     check_smp,
     parse_rtc_base,
 )
+from emu.config_trace import TraceConfig
 
 __all__ = [
     "ACCELERATORS",
@@ -81,6 +82,7 @@ __all__ = [
     "SocketConfig",
     "StdioConfig",
     "StrPath",
+    "TraceConfig",
     "VtyConfig",
     "canonical_cpu",
     "check_ram_size",
@@ -98,7 +100,7 @@ class MachineConfig:
     what `devices` refer to by id. `globals` are properties for all devices of a class. `ram_size`
     is in bytes. `rtc_base` is "utc", "localtime", or a naive datetime taken as UTC (also in ISO
     format). `monitors` are served from the start; `incoming` is a migration address to wait at, or
-    "defer". `log_items` are names from `emu.log`. `dumpdtb` is a file for the device tree, written
+    "defer"; `gdb` is where a debugger connects. `log_items` are names from `emu.log`. `dumpdtb` is a file for the device tree, written
     instead of running the guest. `origins` says which option a part comes from, by field
     ("devices[0]"), for error messages.
     """
@@ -124,6 +126,7 @@ class MachineConfig:
     devices: tuple[DeviceConfig, ...] = ()
     monitors: tuple[MonitorConfig, ...] = ()
     incoming: str | None = None
+    gdb: ChardevConfig | None = None
     rtc_base: str | datetime = "utc"
     no_reboot: bool = False
     no_shutdown: bool = False
@@ -133,6 +136,7 @@ class MachineConfig:
     accel: str = "tcg"
     log_items: frozenset[str] = frozenset()
     log_file: StrPath | None = None
+    trace: TraceConfig = TraceConfig()
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -140,7 +144,7 @@ class MachineConfig:
         check_machine(self.machine)
         object.__setattr__(self, "cpu", canonical_cpu(self.cpu))
         object.__setattr__(self, "rtc_base", parse_rtc_base(self.rtc_base))
-        check_smp(self.smp)
+        check_smp(self.smp, self.machine)
         check_ram_size(self.ram_size, self.machine)
         if self.accel not in ACCELERATORS:
             raise ConfigError(f"invalid accelerator '{self.accel}' (only tcg is known)", "accel")
@@ -167,18 +171,29 @@ class MachineConfig:
         for index, monitor in enumerate(self.monitors):
             if not any(monitor.chardev is c for c in self.chardevs.values()):
                 backends[f"monitors[{index}]"] = monitor.chardev
+            if id(monitor.chardev) in users and not self.shares_console(monitor):
+                where = f"monitors[{index}]"
+                raise ConfigError(f"chardev '{monitor.chardev.id}' is in use already", where)
+            users.add(id(monitor.chardev))
+        if self.gdb is not None and not any(self.gdb is c for c in self.chardevs.values()):
+            backends["gdb"] = self.gdb
         stdio = [where for where, c in backends.items() if isinstance(c, StdioConfig)]
         if len(stdio) > 1:
             raise ConfigError("cannot use stdio by multiple character devices", stdio[1])
         if self.machine == "virtmmio" and len(self.serial) > 1:
             raise ConfigError("machine virtmmio has only one console", "serial[1]")
 
+    def shares_console(self, monitor: MonitorConfig) -> bool:
+        """Whether a monitor is the one that Ctrl-A c reaches on a console."""
+        shared = monitor.mode == "readline" and monitor.chardev.mux
+        return shared and any(monitor.chardev is chardev for chardev in self.serial)
+
     def planned_devices(self) -> tuple[PlannedDevice, ...]:
         """All devices in their order, checked, with their buses; ConfigError for mistakes."""
         backdrop = Backdrop(
             self.machine,
             MACHINES[self.machine],
-            self.serial,
+            (*self.serial, *(monitor.chardev for monitor in self.monitors)),
             self.chardevs,
             self.drives,
             self.netdevs,
@@ -202,6 +217,11 @@ class MachineConfig:
                     raise ConfigError(str(error), f"globals[{index}]") from error
 
     @property
+    def test_exit(self) -> bool:
+        """Whether a pseries guest may end the emulator with a status (x-test-exit=on)."""
+        return self.machine_options.get("x-test-exit") == "on"
+
+    @property
     def mmio_legacy(self) -> bool:
         """Whether virtio-mmio slots have the legacy interface (virtio-mmio.force-legacy)."""
         entry = DRIVERS["virtio-mmio"].property("force-legacy")
@@ -212,7 +232,16 @@ class MachineConfig:
         ]
         return bool(entry.parse("virtio-mmio", given[-1]) if given else entry.default)
 
+    def place_of(self, chardev: ChardevConfig) -> str:
+        """Where a backend is in the configuration ("serial[0]"); "" if it is not."""
+        users = {f"chardevs[{label}]": config for label, config in self.chardevs.items()}
+        users |= {f"serial[{index}]": config for index, config in enumerate(self.serial)}
+        users |= {f"monitors[{n}]": monitor.chardev for n, monitor in enumerate(self.monitors)}
+        return next((place for place, config in users.items() if config is chardev), "")
+
     def explain(self, error: ConfigError) -> ConfigError:
         """The error with the option in front that the wrong part comes from, if one is known."""
         origin = self.origins.get(error.field)
-        return ConfigError(f"{origin}: {error}", error.field) if origin else error
+        if not origin or str(error).startswith(f"{origin}: "):
+            return error
+        return ConfigError(f"{origin}: {error}", error.field)

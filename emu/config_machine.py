@@ -23,6 +23,8 @@ MAX_RAM_SIZE = 16 * GIB
 MEMORY_BLOCK_SIZE = 256 * MIB
 #: As in machines.pseries.virtio_mmio, whose import would take long.
 _PSERIES_SLOTS = 8
+#: As MAX_VCPUS in emu.cpu.record.
+_PSERIES_CPUS = 16
 
 StrPath = str | os.PathLike[str]
 
@@ -31,7 +33,7 @@ StrPath = str | os.PathLike[str]
 class MachineType:
     """A machine: what it is, its RAM in bytes, and the buses its virtio devices are on.
 
-    `slots` is the number of virtio-mmio slots.
+    `slots` is the number of virtio-mmio slots; `max_cpus` limits `-smp`.
     """
 
     description: str
@@ -40,6 +42,7 @@ class MachineType:
     ram_unit: int
     slots: int
     pci: bool
+    max_cpus: int
 
 
 MACHINES: Mapping[str, MachineType] = MappingProxyType(
@@ -51,6 +54,7 @@ MACHINES: Mapping[str, MachineType] = MappingProxyType(
             MEMORY_BLOCK_SIZE,
             _PSERIES_SLOTS,
             pci=True,
+            max_cpus=_PSERIES_CPUS,
         ),
         "virtmmio": MachineType(
             "flat board with virtio-mmio slots, for test images",
@@ -59,6 +63,7 @@ MACHINES: Mapping[str, MachineType] = MappingProxyType(
             layout.RAM_UNIT,
             layout.SLOT_COUNT,
             pci=False,
+            max_cpus=1,
         ),
     }
 )
@@ -114,12 +119,16 @@ def check_ram_size(size: int, machine: str = "pseries") -> int:
     return size
 
 
-def check_smp(cpus: int) -> int:
-    """Return `cpus` if a machine can have that many CPUs."""
+def check_smp(cpus: int, machine: str = "pseries") -> int:
+    """Return `cpus` if that machine can have that many CPUs."""
     if cpus < 1:
         raise ConfigError("the number of CPUs must be greater than zero", "smp")
-    if cpus > 1:
-        raise ConfigError("only 1 CPU is supported", "smp")
+    limit = MACHINES[machine].max_cpus
+    if cpus > limit:
+        raise ConfigError(
+            f"Invalid SMP CPUs {cpus}. The max CPUs supported by machine '{machine}' is {limit}",
+            "smp",
+        )
     return cpus
 
 

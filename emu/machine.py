@@ -23,7 +23,7 @@ from emu.chardev.base import Chardev
 from emu.chardev.factory import open_chardev
 from emu.chardev.memory import MemoryChardev
 from emu.chardev.mux import MuxChardev
-from emu.config import ChardevConfig, MachineConfig
+from emu.config import ChardevConfig, ConfigError, MachineConfig, StrPath
 from emu.devices_build import DeviceSet, build_devices
 from emu.events import EventLoop, MachineState, RunState
 from emu.log import guest_error
@@ -32,12 +32,14 @@ from emu.migration.status import MigrationStatus
 from emu.migration.stream import MigrationError
 from emu.monitor.hmp import HumanMonitor
 from emu.monitor.qmp import QmpSession
+from emu.trace.control import Tracer
 
 if TYPE_CHECKING:
     from devices.host import DeviceHost
     from devices.pci.bus import PciBus
     from devices.virtio.device import VirtioDevice
     from devices.virtio.mmio_slots import MmioDevice
+    from emu.gdb.server import GdbServer
 
 EXIT_OK, EXIT_ERROR, EXIT_PANICKED = 0, 1, 3
 _OVER = (RunState.SHUTDOWN, RunState.GUEST_PANICKED, RunState.INTERNAL_ERROR)
@@ -68,6 +70,7 @@ class Machine:
         self._posted: deque[Callable[[], None]] = deque()
         self._wanted = threading.Condition()
         self._paused = config.start_paused
+        self._run_incoming = not config.start_paused
         self._over = False
         self._reset_wanted = False
         self._loop = EventLoop()
@@ -81,13 +84,16 @@ class Machine:
         self._closed = False
         self._guest_shutdown = False
         self.incoming_error: str | None = None
+        self.gdb: GdbServer | None = None
         self.state.subscribe(self._state_changed)
         if config.incoming is not None:
             self._paused = True
             self.state.set(RunState.INMIGRATE)
         self._loop.start()
         try:
+            self.trace = Tracer(self)
             self.board = build_board(config, self, self._chardev, self._attach)
+            self.trace.attach()
         except BaseException:
             self._close_host()
             raise
@@ -107,9 +113,15 @@ class Machine:
         return tuple(self._chardevs)
 
     def _chardev(self, config: ChardevConfig) -> Chardev:
-        chardev = open_chardev(
-            config, self._loop, on_quit=self.quit, on_monitor=lambda: self._show_monitor(chardev)
-        )
+        try:
+            chardev = open_chardev(
+                config,
+                self._loop,
+                on_quit=self.quit,
+                on_monitor=lambda: self._show_monitor(chardev),
+            )
+        except ConfigError as error:
+            raise ConfigError(str(error), self.config.place_of(config)) from error
         self._chardevs.append(chardev)
         return chardev
 
@@ -144,20 +156,44 @@ class Machine:
         raise MachineError("this machine has no console in memory")
 
     def start(self) -> None:
-        """Start the vCPU thread; with ``-S`` the guest waits for :meth:`cont`."""
+        """Start the vCPU thread; with ``-S`` the guest waits for :meth:`cont`.
+
+        :class:`ConfigError` if a monitor, or the file for the device tree, cannot be opened.
+        """
         if self.config.dumpdtb is not None:
-            Path(self.config.dumpdtb).write_bytes(self.board.fdt)
+            self._dump_tree(self.config.dumpdtb)
             self._end(RunState.SHUTDOWN)
             return
+        monitors = self._open_monitors()
         self.board.partition.ticker.start()
         self._thread.start()
-        for monitor in self.config.monitors:
-            chardev = self._chardev(monitor.chardev)
-            control = monitor.mode == "control"
-            session = QmpSession(self, chardev) if control else HumanMonitor(self, chardev)
+        for session in monitors:
             self.add_monitor(session)
+        if self.config.gdb is not None:
+            self.serve_gdb(self.config.gdb)
         if self.config.incoming not in (None, "defer"):
             self.migration.listen(self.config.incoming or "")
+
+    def _dump_tree(self, path: StrPath) -> None:
+        try:
+            Path(path).write_bytes(self.board.fdt)
+        except OSError as error:
+            why = f"could not open '{os.fspath(path)}': {error.strerror}"
+            raise self.config.explain(ConfigError(why, "dumpdtb")) from error
+
+    def _open_monitors(self) -> list[QmpSession | HumanMonitor]:
+        """The monitors that were asked for, not yet served; consoles have theirs on Ctrl-A c."""
+        sessions: list[QmpSession | HumanMonitor] = []
+        for monitor in self.config.monitors:
+            if self.config.shares_console(monitor):
+                continue
+            try:
+                chardev = self._chardev(monitor.chardev)
+            except ConfigError as error:
+                raise self.config.explain(error) from error
+            control = monitor.mode == "control"
+            sessions.append(QmpSession(self, chardev) if control else HumanMonitor(self, chardev))
+        return sessions
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the guest's end and return the exit status.
@@ -205,6 +241,20 @@ class Machine:
                 if not thread.is_alive() and not future.done():
                     raise MigrationError("the guest has ended") from None
 
+    def serve_gdb(self, config: ChardevConfig | None) -> None:
+        """Let gdb in on a character device, or (None) no more; one at a time.
+
+        ConfigError if the host refuses.  Not on the vCPU thread.
+        """
+        from emu.gdb.server import GdbServer
+
+        if self.gdb is not None:
+            self.gdb.close()
+            self.gdb = None
+        if config is not None:
+            self.gdb = GdbServer(self, open_chardev(config, self._loop))
+            self.gdb.start()
+
     def add_monitor(self, session: QmpSession | HumanMonitor) -> None:
         """Serve a monitor; it is closed with the machine."""
         self._monitors.append(session)
@@ -218,17 +268,47 @@ class Machine:
     def stop(self) -> None:
         """Pause the guest; its clock stands still."""
         self._paused = True
+        self._run_incoming = False
         self._kick()
 
     def cont(self) -> None:
-        """Go on after :meth:`stop`, ``-S``, or a migration (which takes the guest back)."""
+        """Go on after :meth:`stop`, ``-S``, or a migration (which takes the guest back).
+
+        :class:`MigrationError` while a migration has the guest stand still.  Before a guest has
+        come in, it says that it is to run then.
+        """
         if self.state.state is RunState.POSTMIGRATE:
             self.migration.take_back()
-        self._paused = False
+        with self._wanted:
+            if self.state.state is RunState.FINISH_MIGRATE:
+                raise MigrationError("Migration is not finalized yet")
+            if self.state.state is RunState.INMIGRATE:
+                self._run_incoming = True
+                return
+            self._paused = False
         self._kick()
 
+    def finish_for_migration(self) -> bool:
+        """Stand still until a migration has ended; False unless the guest is stopped."""
+        with self._wanted:
+            stopped = self._paused and not self._over
+            return stopped and any(
+                self.state.set(RunState.FINISH_MIGRATE, only_from=state)
+                for state in (RunState.PAUSED, RunState.DEBUG, RunState.PRELAUNCH)
+            )
+
+    def debug_stop(self) -> None:
+        """A debugger's breakpoint: pause the guest in the state "debug" (vCPU thread)."""
+        self.state.set(RunState.DEBUG, only_from=RunState.RUNNING)
+        self.stop()
+
     def reset(self) -> None:
-        """Reset the machine as its reset button would."""
+        """Reset the machine as its reset button would; during a migration, at its end.
+
+        :class:`MigrationError` while a guest is coming in.
+        """
+        if self.state.state is RunState.INMIGRATE:
+            raise MigrationError("a guest is coming in")
         self._reset_wanted = True
         self._kick()
 
@@ -247,7 +327,10 @@ class Machine:
         if self._thread.is_alive():
             self._thread.join()
         self.migration.close()
+        if self.gdb is not None:
+            self.gdb.close()
         self._closed = True  # from here on there is no vCPU to kick
+        self.trace.close()
         self.board.close()
         self._close_host()
 
@@ -300,15 +383,33 @@ class Machine:
         """Whether the vCPU thread is wanted for something else than the guest."""
         return self._over or self._reset_wanted or self._paused
 
+    def is_leaving(self) -> bool:
+        """Whether the guest is about to end or to be reset."""
+        return self._over or self._reset_wanted
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the guest has ended, or is about to."""
+        return self._over or self.state.state in _OVER
+
+    @property
+    def final_status(self) -> int:
+        """The exit status, once the guest has ended."""
+        if self.state.state is RunState.GUEST_PANICKED:
+            return EXIT_PANICKED
+        if self.incoming_error is not None or self.state.state is RunState.INTERNAL_ERROR:
+            return EXIT_ERROR
+        return self.exit_status
+
     @property
     def thread_id(self) -> int:
         """Native id of the vCPU thread, 0 before it runs."""
         return self._thread.native_id or 0
 
     def incoming_done(self) -> None:
-        """A guest has come in: run it, unless ``-S`` was given."""
+        """A guest has come in: run it, unless ``-S`` or :meth:`stop` says otherwise."""
         self.state.set(RunState.PAUSED, only_from=RunState.INMIGRATE)
-        if not self.config.start_paused:
+        if self._run_incoming:
             self.cont()
 
     def incoming_failed(self, why: str) -> None:
@@ -324,7 +425,7 @@ class Machine:
     def _state_changed(self, old: RunState, new: RunState) -> None:
         if new is RunState.RUNNING:
             self.event("RESUME")
-        elif old is RunState.RUNNING and new is RunState.PAUSED:
+        elif old is RunState.RUNNING and new in (RunState.PAUSED, RunState.DEBUG):
             self.event("STOP")
         elif new is RunState.SHUTDOWN:
             guest = self._guest_shutdown
@@ -354,18 +455,19 @@ class Machine:
         self._end(RunState.GUEST_PANICKED if self.panic_reason else RunState.SHUTDOWN)
 
     def _end(self, state: RunState) -> None:
+        self.trace.drain()
         self.board.flush_consoles(_FLUSH_SECONDS)
         self._devices.flush(_FLUSH_SECONDS)
         self.state.set(state)
 
     def _run_guest(self) -> None:
         board = self.board
-        vcpu = board.vcpus[0]
         while not self._over:
+            board.partition.clear_kicks()
             self._do_posted()
             if self._over:
                 break
-            if self._reset_wanted:
+            if self._reset_due:
                 self._do_reset()
             if self._paused:
                 self._wait_paused()
@@ -373,12 +475,18 @@ class Machine:
             if not board.partition.running:
                 board.partition.start_clock()
                 self.state.set(RunState.RUNNING)
-            board.run(vcpu)
+            vcpu = board.partition.next_turn()
+            if vcpu is not None:
+                board.run(vcpu)
         board.partition.stop_clock()
 
     def _do_posted(self) -> None:
         while self._posted:
             self._posted.popleft()()
+
+    @property
+    def _reset_due(self) -> bool:
+        return self._reset_wanted and self.state.state is not RunState.FINISH_MIGRATE
 
     def _do_reset(self) -> None:
         self._reset_wanted = False
@@ -392,5 +500,5 @@ class Machine:
             self.state.set(RunState.PAUSED)
         with self._wanted:
             self._wanted.wait_for(
-                lambda: not self._paused or self._over or self._reset_wanted or self._posted
+                lambda: not self._paused or self._over or self._reset_due or self._posted
             )

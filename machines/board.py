@@ -96,7 +96,7 @@ class Board(ABC):
     def drain(self) -> None:
         """Let no device have host I/O under way for the guest, which stands still."""
         for device in self.virtio_devices():
-            device.quiesce()
+            device.freeze()
 
     def undrain(self) -> None:
         """The guest goes on here: devices look at their queues again."""

@@ -23,13 +23,14 @@ from emu.cpu.isa import IRQ_DECR
 from emu.cpu.kick import break_run
 from emu.cpu.layout import ENV_LOAD_INFO, ENV_SPR
 from emu.cpu.record import partition_at, vcpu_at
-from emu.memory.native import call_1, load_u64, store_u64
+from emu.memory.native import call_1, fence, load_u64, store_u64
 
 # 512 MHz: 64 ticks are 125 ns
 _TICKS, _NANOSECONDS = np.uint64(64), np.uint64(125)
 _CLOCK_MONOTONIC = 1
 NO_DEADLINE = (1 << 63) - 1
 _POLLIN = 1
+_TICK_NS = np.int64(1_000_000)
 _SPR_TBU = ENV_SPR + 8 * 269
 
 
@@ -119,10 +120,10 @@ def read_timebase(env: int) -> Any:
 
 @cfunc(types.uint64(types.uint64), cache=True)
 def read_decrementer(env: int) -> Any:
-    """``cpu_ppc_load_hdecr``: DEC reads, 32 bits sign-extended."""
+    """``cpu_ppc_load_hdecr``: DEC reads, 32 bits with zeros above (LPCR[LD] is never set)."""
     vcpu = vcpu_at(load_u64(env + np.uint64(ENV_LOAD_INFO)))
     left = vcpu.dec_expiry - timebase(partition_at(vcpu.partition)) - np.uint64(1)
-    return np.uint64(np.int64(np.int32(left & np.uint64(0xFFFFFFFF))))
+    return left & np.uint64(0xFFFFFFFF)
 
 
 @cfunc(types.void(types.uint64, types.uint64), cache=True)
@@ -169,20 +170,47 @@ def wait_readable(partition_address, descriptor, deadline):  # type: ignore[no-u
     return np.uint64(0)
 
 
+@njit(cache=True)
+def _expire_turn(partition, now):  # type: ignore[no-untyped-def]
+    """Interrupt the current vCPU at the end of its turn, or when another must wake."""
+    current = partition.current
+    if current >= np.uint32(partition.vcpu_count):
+        return np.int64(NO_DEADLINE)
+    for i in range(partition.vcpu_count):
+        vcpu = vcpu_at(partition.vcpus[i])
+        if vcpu.halted != 0 and vcpu.stopped == 0 and vcpu.deadline_ns <= now:
+            partition.turn_end_ns = now
+    if partition.turn_end_ns > now:
+        return partition.turn_end_ns
+    break_run(vcpu_at(partition.vcpus[current]))
+    return now + _TICK_NS
+
+
 @njit(types.int64(types.uint64), cache=True, nogil=True)
 def expire_deadlines(partition_address):  # type: ignore[no-untyped-def]
-    """Interrupt the run of every vCPU whose deadline has passed; return the next deadline."""
+    """Interrupt the run of the vCPU whose deadline has passed; return the next deadline.
+
+    Of several vCPUs, the current one is interrupted for the others, too.
+    """
     partition = partition_at(partition_address)
     now = np.int64(clock_ns(partition))
     following = np.int64(NO_DEADLINE)
+    if partition.vcpu_count > 1:
+        following = _expire_turn(partition, now)
     for i in range(partition.vcpu_count):
         vcpu = vcpu_at(partition.vcpus[i])
         deadline = vcpu.deadline_ns
+        if vcpu.stopped != 0:
+            continue
         if deadline <= now:
             break_run(vcpu)
-            following = min(following, now + np.int64(1_000_000))
+            following = min(following, now + _TICK_NS)
         else:
             following = min(following, deadline)
+    partition.watched_ns = following
+    fence()
+    if now < partition.turn_end_ns < following:  # set meanwhile, with the old time in view
+        return partition.turn_end_ns
     return following
 
 

@@ -34,6 +34,7 @@ from emu.cpu.layout import (
     TB_CFLAGS,
     TB_CODE,
     TB_FLAGS,
+    TB_JMP_CACHE_SIZE,
     TB_PC,
     TCG_CPU_ENV,
     TCG_EPILOGUE,
@@ -44,7 +45,7 @@ from emu.cpu.layout import (
     UC_CPU,
     UC_TCG_CTX,
 )
-from emu.cpu.record import vcpu_at
+from emu.cpu.record import partition_at, vcpu_at
 from emu.memory.native import load_u32, load_u64, store_u8, store_u32, store_u64
 
 LOOKUP_ENTRIES = 1 << 14
@@ -182,8 +183,13 @@ def tcg_gen_exit_tb(s: int, block: int, number: int) -> None:
 
 @cfunc(types.void(types.uint64), cache=True)
 def tb_flush(cs: int) -> None:
-    """Replacement: the code buffer is full and starts again."""
+    """Replacement: the code buffer is full and starts again, for every vCPU."""
     address = load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO))
     if address != 0:
-        new_generation(vcpu_at(address))
+        partition = partition_at(vcpu_at(address).partition)
+        for i in range(partition.vcpu_count):
+            vcpu = vcpu_at(partition.vcpus[i])
+            new_generation(vcpu)
+            for offset in range(0, TB_JMP_CACHE_SIZE, 8):
+                store_u64(vcpu.cs + np.uint64(CS_TB_JMP_CACHE + offset), np.uint64(0))
     ext.tb_flush(cs)

@@ -50,7 +50,8 @@ from emu.cpu.layout import (
     ENV_SPR,
 )
 from emu.cpu.mmu import fetch_instruction
-from emu.cpu.record import ExitReason, Hcall, Kick, partition_at, vcpu_at
+from emu.cpu.record import ExitReason, Hcall, Kick, Step, partition_at, vcpu_at
+from emu.cpu.turns import limit_turn, spins, turn_is_over
 from emu.memory.native import call_1, call_2, load_u32, load_u64, store_u32, store_u64
 
 H_PRIVILEGE = np.uint64((1 << 64) - 3)  # PAPR 14.3, return codes
@@ -62,6 +63,7 @@ _LPCR = ENV_SPR + 8 * Spr.LPCR
 _INVALID_INSTRUCTION = np.uint32(0x21)  # POWERPC_EXCP_INVAL | INVAL_INVAL
 _PRIVILEGED_INSTRUCTION = np.uint64(0x31)  # POWERPC_EXCP_PRIV | PRIV_OPC
 _EXCP_HLT = np.uint32(0x10001)
+_EXCP_DEBUG = np.uint32(0x10002)  # a breakpoint, or the end of a step
 _NO_EXCEPTION = np.uint64(0xFFFFFFFF)
 _SCV_0 = np.uint32(0x44000001)
 _RFSCV = np.uint32(0x4C0000A4)
@@ -87,11 +89,20 @@ def exit_run(vcpu, reason, argument):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _finish_step(vcpu):  # type: ignore[no-untyped-def]
+    """The vCPU has done what a debugger's step is: one instruction or one interrupt."""
+    vcpu.step_done = 1
+    if vcpu.exit_reason == np.uint32(0):
+        exit_run(vcpu, np.uint32(ExitReason.DEBUG), np.uint64(0))
+
+
+@njit(cache=True)
 def set_external_interrupt(vcpu, level):  # type: ignore[no-untyped-def]
     """Drive the external interrupt input (level triggered)."""
     if vcpu.external_level != level:
         vcpu.external_level = level
         ext.ppc_set_irq(vcpu.cs, np.int32(IRQ_EXT), np.int32(level))
+        limit_turn(partition_at(vcpu.partition))
 
 
 @njit(types.void(types.uint64), cache=True)
@@ -123,14 +134,23 @@ def halt(vcpu_address):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def cede(vcpu_address):  # type: ignore[no-untyped-def]
-    """H_CEDE: enable external interrupts and sleep (PAPR 14.11.1.4)."""
+    """H_CEDE: enable external interrupts and sleep (PAPR 14.11.1.4).
+
+    Returns an ``Hcall``; of several vCPUs, each leaves its sleep to :mod:`emu.cpu.turns`.
+    """
     vcpu = vcpu_at(vcpu_address)
     msr = vcpu.env + np.uint64(ENV_MSR)
     store_u64(msr, load_u64(msr) | np.uint64(MSR_EE))
     if vcpu.prodded != 0:
         vcpu.prodded = 0
-        return
+        return np.uint64(Hcall.DONE)
+    if partition_at(vcpu.partition).vcpu_count > 1:
+        if load_u32(vcpu.env + np.uint64(ENV_PENDING_INTERRUPTS)) != 0:
+            return np.uint64(Hcall.DONE)
+        vcpu.halted = 1
+        return np.uint64(Hcall.TURN_OVER)
     halt(vcpu_address)
+    return np.uint64(Hcall.KICKED) if vcpu.halted != 0 else np.uint64(Hcall.DONE)
 
 
 @njit(cache=True)
@@ -211,10 +231,8 @@ def _sanitise(vcpu, cause):  # type: ignore[no-untyped-def]
     return cause
 
 
-@cfunc(types.void(types.uint64, types.uint32, types.uint64), cache=True)
-def on_exception(uc: int, cause: int, vcpu_address: int) -> None:
-    """``UC_HOOK_INTR`` with the vCPU record's address as user data."""
-    vcpu = vcpu_at(vcpu_address)
+@njit(cache=True)
+def _serve_exception(vcpu, vcpu_address, cause):  # type: ignore[no-untyped-def]
     env = vcpu.env
     vcpu.exceptions += np.uint64(1)
     if cause == np.uint32(Excp.SYSCALL) and load_u32(env + np.uint64(ENV_ERROR_CODE)) == np.uint32(
@@ -230,6 +248,8 @@ def on_exception(uc: int, cause: int, vcpu_address: int) -> None:
             exit_run(vcpu, np.uint32(ExitReason.HYPERCALL), np.uint64(0))
         elif answer == np.uint64(Hcall.KICKED):
             exit_run(vcpu, np.uint32(ExitReason.KICKED), np.uint64(0))
+        elif answer == np.uint64(Hcall.TURN_OVER):
+            exit_run(vcpu, np.uint32(ExitReason.TURN_OVER), np.uint64(0))
         return
     nip = load_u64(env + np.uint64(ENV_NIP)) - np.uint64(4)
     store_u64(env + np.uint64(ENV_NIP), nip)
@@ -248,19 +268,39 @@ def on_exception(uc: int, cause: int, vcpu_address: int) -> None:
         store_u64(srr1, load_u64(srr1) | error)
 
 
+@cfunc(types.void(types.uint64, types.uint32, types.uint64), cache=True)
+def on_exception(uc: int, cause: int, vcpu_address: int) -> None:
+    """``UC_HOOK_INTR`` with the vCPU record's address as user data."""
+    vcpu = vcpu_at(vcpu_address)
+    _serve_exception(vcpu, vcpu_address, cause)
+    if vcpu.step != np.uint32(0):
+        _finish_step(vcpu)
+
+
 @cfunc(types.void(types.uint64, types.uint32, types.uint32, types.uint64), cache=True)
 def raise_exception_err_ra(env: int, cause: int, error: int, retaddr: int) -> None:
     """Replacement: priority hints and ``wait`` do not leave ``run()``.
 
     For them (``or 31,31,31`` and its like) Unicorn ends ``uc_emu_start``, and Linux executes one
-    in every interrupt handler.
+    in every interrupt handler.  Only a vCPU that spins while another could run gives way.
     Like the original, this never returns: it jumps to the top of the CPU loop.
     """
     vcpu = vcpu_at(load_u64(env + np.uint64(ENV_LOAD_INFO)))
     if cause == _EXCP_HLT:
         store_u32(vcpu.cs + np.uint64(CS_HALTED), np.uint64(0))
         store_u32(vcpu.cs + np.uint64(CS_EXCEPTION_INDEX), _NO_EXCEPTION)
+        if vcpu.step != np.uint32(0):
+            _finish_step(vcpu)
+        elif spins(vcpu, partition_at(vcpu.partition)) and vcpu.exit_reason == np.uint32(0):
+            exit_run(vcpu, np.uint32(ExitReason.TURN_OVER), np.uint64(0))
         ext.cpu_loop_exit(vcpu.cs)
+    elif cause == _EXCP_DEBUG:
+        store_u32(vcpu.cs + np.uint64(CS_EXCEPTION_INDEX), _NO_EXCEPTION)
+        if vcpu.step != np.uint32(0):
+            vcpu.step_done = 1
+        if vcpu.exit_reason == np.uint32(0):
+            exit_run(vcpu, np.uint32(ExitReason.DEBUG), np.uint64(0))
+        ext.cpu_loop_exit_restore(vcpu.cs, retaddr)
     else:
         store_u32(vcpu.cs + np.uint64(CS_EXCEPTION_INDEX), np.uint64(cause))
         store_u32(env + np.uint64(ENV_ERROR_CODE), np.uint64(error))
@@ -281,19 +321,33 @@ def exec_enter(cs: int) -> None:
     """``cpu_exec_enter``: runs when the CPU loop is entered or was broken."""
     vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
     partition = partition_at(vcpu.partition)
-    if np.int64(clock_ns(partition)) >= vcpu.deadline_ns:
+    now = np.int64(clock_ns(partition))
+    if now >= vcpu.deadline_ns:
         decrementer_update(vcpu, partition)
-    if vcpu.kick & np.uint32(Kick.STOP) and vcpu.exit_reason == np.uint32(0):
+    if vcpu.exit_reason != np.uint32(0):
+        return
+    if vcpu.kick & np.uint32(Kick.STOP):
         exit_run(vcpu, np.uint32(ExitReason.KICKED), np.uint64(0))
+    elif turn_is_over(vcpu, partition, now):
+        exit_run(vcpu, np.uint32(ExitReason.TURN_OVER), np.uint64(0))
 
 
 @cfunc(types.uint8(types.uint64, types.int32), cache=True)
 def exec_interrupt(cs: int, request: int) -> Any:
     """``cpu_exec_interrupt``: no interrupt slips in between a request to leave and leaving."""
     vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
-    if vcpu.exit_reason != np.uint32(0):
+    if vcpu.exit_reason != np.uint32(0) or vcpu.step & np.uint32(Step.NO_INTERRUPTS):
         return np.uint8(0)
+    nip = load_u64(vcpu.env + np.uint64(ENV_NIP))
+    msr = load_u64(vcpu.env + np.uint64(ENV_MSR))
+    answer = np.uint8(1)
     if doorbell.is_next(vcpu):
         doorbell.deliver(vcpu)
-        return np.uint8(1)
-    return np.uint8(call_2(vcpu.exec_interrupt, cs, np.uint64(request)) & np.uint64(0xFF))
+    else:
+        answer = np.uint8(call_2(vcpu.exec_interrupt, cs, np.uint64(request)) & np.uint64(0xFF))
+    if vcpu.step != np.uint32(0) and (
+        load_u64(vcpu.env + np.uint64(ENV_NIP)) != nip
+        or load_u64(vcpu.env + np.uint64(ENV_MSR)) != msr
+    ):
+        _finish_step(vcpu)
+    return answer

@@ -36,6 +36,9 @@ tb_htable_lookup = _function(
     "tb_htable_lookup_ppc64", _u64, _u64, _u64, _u64, types.uint32, types.uint32
 )
 tb_flush = _function("tb_flush_ppc64", _void, _u64)
+tb_phys_invalidate = _function("tb_phys_invalidate_ppc64", _void, _u64, _u64, _u64)
+gen_intermediate_code = _function("gen_intermediate_code_ppc64", _void, _u64, _u64, _i32)
+tcg_const_i64 = _function("tcg_const_i64_ppc64", _u64, _u64, _i64)
 tcg_gen_callN = _function("tcg_gen_callN_ppc64", _void, _u64, _u64, _u64, _i32, _u64)
 tcg_gen_exit_tb = _function("tcg_gen_exit_tb_ppc64", _void, _u64, _u64, types.uint32)
 tcg_gen_op1 = _function("tcg_gen_op1_ppc64", _void, _u64, _i32, _u64)

@@ -85,7 +85,8 @@ def translate(vcpu, partition, address, need, real_mode, user, update):  # type:
     """
     if real_mode:
         real = address & _REAL_MODE_MASK
-        if real >= partition.rma_size and not is_mmio(partition, real):
+        limited = partition.rma_size < partition.ram_size
+        if limited and real >= partition.rma_size and not is_mmio(partition, real):
             return PROTECTION, real, 0
         return OK, real, PAGE_READ | PAGE_WRITE | PAGE_EXEC
     if partition.radix:
@@ -197,16 +198,22 @@ def fetch_instruction(vcpu, address):  # type: ignore[no-untyped-def]
 
 @njit(types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), cache=True)
 def debug_translate(vcpu_address, address):  # type: ignore[no-untyped-def]
-    """(1, guest real address) for a data address in the CPU's current state, else (0, 0).
+    """(1, guest real address) for an address in the CPU's current state, else (0, 0).
 
-    Privileged view, no side effect; the vCPU is not running.
+    What privileged or problem state may read or execute counts; there is no side effect.  The
+    vCPU is not running.
     """
     vcpu = vcpu_at(vcpu_address)
     partition = partition_at(vcpu.partition)
     msr = load_u64(vcpu.env + np.uint64(ENV_MSR))
-    fault, real, _prot = translate(
-        vcpu, partition, address, PAGE_READ, (msr & np.uint64(MSR_DR)) == 0, False, False
-    )
-    if fault != OK:
-        return np.uint64(0), np.uint64(0)
-    return np.uint64(1), real
+    real_data = (msr & np.uint64(MSR_DR)) == 0
+    real_code = (msr & np.uint64(MSR_IR)) == 0
+    for user in (False, True):
+        for need in (PAGE_READ, PAGE_EXEC):
+            real_mode = real_data if need == PAGE_READ else real_code
+            fault, real, _prot = translate(
+                vcpu, partition, address, need, real_mode, user, False
+            )
+            if fault == OK:
+                return np.uint64(1), real
+    return np.uint64(0), np.uint64(0)

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from emu.cpu.clock import NO_DEADLINE, Ticker, clock_ns_at, monotonic_clock
-from emu.cpu.record import MAX_MMIO_WINDOWS, MAX_VCPUS, PARTITION_DTYPE
+from emu.cpu.record import MAX_MMIO_WINDOWS, MAX_VCPUS, NO_VCPU, PARTITION_DTYPE
 from emu.cpu.tlb import flush_partition, note_ram_written, written_callback
+from emu.cpu.turns import next_turn
 from emu.memory.bus import MmioBus, MmioWindow
 from emu.memory.dma import Dma
 from emu.memory.ram import GuestRam
@@ -28,6 +29,8 @@ class Partition:
     def __init__(self, ram: GuestRam) -> None:
         self.ram = ram
         self.dirty_map: npt.NDArray[np.uint8] = np.zeros(ram.pages, np.uint8)
+        #: byte per 4 KiB page of RAM: code was translated from it
+        self.code_map: npt.NDArray[np.uint8] = np.zeros(ram.pages, np.uint8)
         self._array = np.zeros(1, PARTITION_DTYPE)
         self.record: Any = self._array[0]
         self.address: int = self._array.ctypes.data
@@ -40,7 +43,9 @@ class Partition:
         record["ram"] = ram.address
         record["ram_size"] = ram.size
         record["rma_size"] = ram.size
+        self.forget_turns()
         record["dirty_map"] = self.dirty_map.ctypes.data
+        record["code_map"] = self.code_map.ctypes.data
         record["clock_read"] = monotonic_clock.address
 
     def add_vcpu(self, vcpu: Vcpu) -> None:
@@ -50,6 +55,24 @@ class Partition:
         self.record["vcpus"][len(self.vcpus)] = vcpu.address
         self.vcpus.append(vcpu)
         self.record["vcpu_count"] = len(self.vcpus)
+
+    def forget_turns(self) -> None:
+        """No vCPU has the turn: at power-on, and before a guest's state is loaded."""
+        record = self.record
+        record["current"] = record["favoured"] = record["last_turn"] = NO_VCPU
+        record["turn_end_ns"] = record["watched_ns"] = NO_DEADLINE
+
+    def next_turn(self) -> Vcpu | None:
+        """The vCPU to run now; None when another thread kicked while none was ready."""
+        if len(self.vcpus) == 1:
+            return self.vcpus[0]
+        index = next_turn(self.address)
+        return None if index < 0 else self.vcpus[index]
+
+    def clear_kicks(self) -> None:
+        """The vCPU thread has seen what it was kicked for."""
+        for vcpu in self.vcpus:
+            vcpu.record["kick"] = 0
 
     def add_mmio(self, window: MmioWindow) -> None:
         """Map a device window; raises ``ValueError`` if it overlaps RAM or another."""

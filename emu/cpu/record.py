@@ -13,9 +13,11 @@ import numpy as np
 
 from emu.memory.native import record_pointer
 
-MAX_VCPUS = 8
+MAX_VCPUS = 16
+NO_VCPU = (1 << 32) - 1
 MAX_MMIO_WINDOWS = 64
 USER_PAGES = 64
+LATE_PAGES = 16
 
 VCPU_DTYPE = np.dtype(
     [
@@ -45,7 +47,6 @@ VCPU_DTYPE = np.dtype(
         ("check_helper", "u8"),
         ("exit_label", "u8"),  # TCGLabel of the block being translated
         ("generation", "u4"),
-        ("code_map", "u8"),  # byte per 4 KiB page of RAM: this vCPU has translated code there
         ("vpa", "u8"),  # guest real address of the registered VPA, or 0
         ("slb_shadow", "u8"),
         ("dtl", "u8"),
@@ -58,6 +59,16 @@ VCPU_DTYPE = np.dtype(
         ("user_pages", "u8", (USER_PAGES,)),
         ("user_page_count", "u4"),
         ("stopped", "u4"),  # not started (RTAS start-cpu) or stopped itself
+        ("debug", "u8"),  # DEBUG_DTYPE record of emu.cpu.debug while there is a debugger, or 0
+        ("step", "u4"),  # Step bits
+        ("step_done", "u4"),
+        ("trace", "u8"),  # TRACE_DTYPE record of emu.trace.record while it is traced, or 0
+        # TLB flushes that wait for its next turn, see emu.cpu.tlb
+        ("late_flush", "u4"),  # everything
+        ("late_count", "u4"),
+        ("late_address", "u8", (LATE_PAGES,)),
+        ("late_real", "u8", (LATE_PAGES,)),
+        ("late_shift", "u8", (LATE_PAGES,)),
     ],
     align=True,
 )
@@ -68,6 +79,7 @@ PARTITION_DTYPE = np.dtype(
         ("ram_size", "u8"),
         ("rma_size", "u8"),
         ("dirty_map", "u8"),  # byte per 4 KiB page: written since the byte was cleared
+        ("code_map", "u8"),  # byte per 4 KiB page: code was translated from it
         ("hpt", "u8"),  # hash page table, 0 when the guest uses radix
         ("hpt_shift", "u4"),  # log2 of its size in bytes
         ("radix", "u4"),
@@ -80,6 +92,12 @@ PARTITION_DTYPE = np.dtype(
         ("machine", "u8"),  # the machine's own record
         ("vcpu_count", "u4"),
         ("mmio_count", "u4"),
+        # Turns of several vCPUs on the one thread, see emu.cpu.turns
+        ("current", "u4"),  # index of the vCPU whose turn it is, or NO_VCPU
+        ("last_turn", "u4"),  # index of the vCPU that had the latest turn
+        ("favoured", "u4"),  # index of the vCPU that was given a turn, or NO_VCPU
+        ("turn_end_ns", "i8"),  # clock time at which another ready vCPU takes over
+        ("watched_ns", "i8"),  # clock time at which the timer thread looks again
         ("vcpus", "u8", (MAX_VCPUS,)),
         ("mmio_base", "u8", (MAX_MMIO_WINDOWS,)),
         ("mmio_end", "u8", (MAX_MMIO_WINDOWS,)),  # exclusive
@@ -97,6 +115,13 @@ class Kick(enum.IntEnum):
     STOP = 1  # leave run() with ExitReason.KICKED
 
 
+class Step(enum.IntEnum):
+    """How a vCPU runs while a debugger steps it; 0 without."""
+
+    ON = 1  # leave run() with ExitReason.DEBUG after an instruction or an interrupt
+    NO_INTERRUPTS = 2  # asynchronous ones stay pending
+
+
 class ExitReason(enum.IntEnum):
     """Why :meth:`emu.cpu.vcpu.Vcpu.run` returned, in the manner of KVM_RUN."""
 
@@ -105,6 +130,8 @@ class ExitReason(enum.IntEnum):
     KICKED = 2  # another thread asked
     CHECKSTOP = 3  # machine check with MSR[ME] = 0
     ERROR = 4  # Unicorn stopped without a reason of ours
+    TURN_OVER = 5  # another vCPU's turn: this one ceded, conferred, spins, or had its time
+    DEBUG = 6  # a breakpoint, a watchpoint, or the end of a step (emu.cpu.debug)
 
 
 class Hcall(enum.IntEnum):
@@ -113,3 +140,4 @@ class Hcall(enum.IntEnum):
     DONE = 0  # r3 is set
     EXIT = 1  # leave run() with ExitReason.HYPERCALL
     KICKED = 2  # r3 is set; leave run() with ExitReason.KICKED (sleep goes on afterwards)
+    TURN_OVER = 3  # r3 is set; leave run() with ExitReason.TURN_OVER

@@ -52,7 +52,7 @@ from emu.cpu.layout import (
     UC_CPU,
     VICTIM_TLB_SIZE,
 )
-from emu.cpu.record import USER_PAGES, partition_at, vcpu_at
+from emu.cpu.record import LATE_PAGES, NO_VCPU, USER_PAGES, partition_at, vcpu_at
 from emu.memory.native import (
     call_2,
     load_u8,
@@ -81,14 +81,15 @@ _NEED_LOCAL_FLUSH = np.uint64(1)
 
 @njit(cache=True)
 def _drop_code(partition, page):  # type: ignore[no-untyped-def]
-    """Forget what any vCPU has translated from a RAM page (page number)."""
-    start = page << np.uint64(PAGE_SHIFT)
+    """Forget what was translated from a RAM page (page number)."""
+    if not load_u8(partition.code_map + page):
+        return
+    store_u8(partition.code_map + page, np.uint64(0))
     for i in range(partition.vcpu_count):
-        vcpu = vcpu_at(partition.vcpus[i])
-        if load_u8(vcpu.code_map + page):
-            store_u8(vcpu.code_map + page, np.uint64(0))
-            new_generation(vcpu)
-            ext.tb_invalidate_phys_range(vcpu.uc, start, start + np.uint64(1 << PAGE_SHIFT))
+        new_generation(vcpu_at(partition.vcpus[i]))
+    start = page << np.uint64(PAGE_SHIFT)
+    uc = vcpu_at(partition.vcpus[0]).uc
+    ext.tb_invalidate_phys_range(uc, start, start + np.uint64(1 << PAGE_SHIFT))
 
 
 @njit(cache=True)
@@ -121,14 +122,6 @@ def written_callback(partition_address, address, size):  # type: ignore[no-untyp
     """:func:`ram_written` for native code of devices (``DMA_DTYPE.written``)."""
     ram_written(partition_at(partition_address), address, size)
     return np.uint64(0)
-
-
-@njit(cache=True)
-def _has_code(partition, page):  # type: ignore[no-untyped-def]
-    for i in range(partition.vcpu_count):
-        if load_u8(vcpu_at(partition.vcpus[i]).code_map + page):
-            return True
-    return False
 
 
 @njit(cache=True)
@@ -194,7 +187,7 @@ def _write_tag(partition, page, address, prot, is_store):  # type: ignore[no-unt
     if is_store:
         page_written(partition, page)
         return address
-    if load_u8(partition.dirty_map + page) and not _has_code(partition, page):
+    if load_u8(partition.dirty_map + page) and not load_u8(partition.code_map + page):
         return address
     return address | _NOTDIRTY
 
@@ -235,11 +228,34 @@ def fill_ram(vcpu, partition, address, real, prot, mmu_idx, is_store):  # type: 
 
 
 @njit(cache=True)
+def _has_no_turn(vcpu):  # type: ignore[no-untyped-def]
+    """Whether a vCPU uses its TLB only after :func:`flush_late`."""
+    current = partition_at(vcpu.partition).current
+    return current != np.uint32(NO_VCPU) and current != vcpu.index
+
+
+@njit(cache=True)
 def flush_vcpu(vcpu):  # type: ignore[no-untyped-def]
     """Flush the whole TLB of one vCPU."""
+    if _has_no_turn(vcpu):
+        vcpu.late_flush = 1
+        return
     vcpu.user_page_count = 0
     new_generation(vcpu)
     ext.tlb_flush(vcpu.cs)
+
+
+@njit(cache=True)
+def _flush_page_late(vcpu, address, real, shift):  # type: ignore[no-untyped-def]
+    """Keep the flush of a page for the vCPU's next turn."""
+    count = vcpu.late_count
+    if vcpu.late_flush != 0 or count == LATE_PAGES:
+        vcpu.late_flush = 1
+        return
+    vcpu.late_address[count] = address
+    vcpu.late_real[count] = real
+    vcpu.late_shift[count] = shift
+    vcpu.late_count = count + np.uint32(1)
 
 
 @njit(cache=True)
@@ -277,11 +293,14 @@ def flush_range(vcpu, partition, address, real, shift):  # type: ignore[no-untyp
     if shift > np.uint64(16):
         flush_vcpu(vcpu)
         return
+    if _has_no_turn(vcpu):
+        _flush_page_late(vcpu, address, real, shift)
+        return
     address = address >> shift << shift
     real = real >> shift << shift
     for _ in range(np.int64(1) << np.int64(shift - np.uint64(PAGE_SHIFT))):
         page = real >> np.uint64(PAGE_SHIFT)
-        if real >= partition.ram_size or load_u8(vcpu.code_map + page):
+        if real >= partition.ram_size or load_u8(partition.code_map + page):
             new_generation(vcpu)
             ext.tlb_flush_page(vcpu.cs, address)
         else:
@@ -337,11 +356,30 @@ def tlb_flush(cs: int) -> None:
 
 @njit(cache=True)
 def _flush_radix_page(vcpu, address, shift):  # type: ignore[no-untyped-def]
-    for i in range(np.int64(1) << np.int64(shift - PAGE_SHIFT)):
+    if _has_no_turn(vcpu):
+        _flush_page_late(vcpu, address, _NONE, shift)
+        return
+    for i in range(np.int64(1) << np.int64(shift - np.uint64(PAGE_SHIFT))):
         page = address + (np.uint64(i) << np.uint64(PAGE_SHIFT))
         _flush_data_page(vcpu, page)
         ext.tb_flush_jmp_cache(vcpu.cs, page)
     new_generation(vcpu)
+
+
+@njit(cache=True)
+def flush_late(vcpu, partition):  # type: ignore[no-untyped-def]
+    """Do the flushes that came while others had the turn; the vCPU has it now."""
+    if vcpu.late_flush != 0:
+        flush_vcpu(vcpu)
+    else:
+        for i in range(vcpu.late_count):
+            if vcpu.late_real[i] == _NONE:
+                _flush_radix_page(vcpu, vcpu.late_address[i], vcpu.late_shift[i])
+            else:
+                flush_range(
+                    vcpu, partition, vcpu.late_address[i], vcpu.late_real[i], vcpu.late_shift[i]
+                )
+    vcpu.late_flush = vcpu.late_count = 0
 
 
 @cfunc(types.void(types.uint64, types.uint64), cache=True)
@@ -362,9 +400,9 @@ def ppc_tlb_invalidate_one(env: int, rb: int) -> None:
     for i in range(partition.vcpu_count):
         other = vcpu_at(partition.vcpus[i])
         if (rb >> np.uint64(10)) & np.uint64(3) == 0 and size == _AP_4K:
-            _flush_radix_page(other, rb & _PAGE_MASK, 12)
+            _flush_radix_page(other, rb & _PAGE_MASK, np.uint64(12))
         elif (rb >> np.uint64(10)) & np.uint64(3) == 0 and size == _AP_64K:
-            _flush_radix_page(other, rb >> np.uint64(16) << np.uint64(16), 16)
+            _flush_radix_page(other, rb >> np.uint64(16) << np.uint64(16), np.uint64(16))
         else:
             flush_vcpu(other)
 
@@ -393,11 +431,15 @@ def tlb_protect_code(uc: int, ram: int) -> None:
     vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
     partition = partition_at(vcpu.partition)
     start = ram & _PAGE_MASK
-    store_u8(vcpu.code_map + (start >> np.uint64(PAGE_SHIFT)), _ONE)
+    page = start >> np.uint64(PAGE_SHIFT)
+    protected = load_u8(partition.code_map + page)
+    store_u8(partition.code_map + page, _ONE)
+    if protected:
+        return
     for i in range(partition.vcpu_count):
-        ext.tlb_reset_dirty(
-            vcpu_at(partition.vcpus[i]).cs, partition.ram + start, np.uint64(1 << PAGE_SHIFT)
-        )
+        other = vcpu_at(partition.vcpus[i])
+        if other.late_flush == 0:
+            ext.tlb_reset_dirty(other.cs, partition.ram + start, np.uint64(1 << PAGE_SHIFT))
 
 
 @cfunc(types.uint64(types.uint64, types.uint64), cache=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import traceback
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import unicorn
 import unicorn.ppc_const as ppc
 import unicorn.unicorn_py3.unicorn as binding
@@ -31,12 +32,14 @@ from emu.cpu.kick import break_run_at
 from emu.cpu.partition import Partition
 from emu.cpu.probe import check_layout, symbol_address
 from emu.cpu.record import VCPU_DTYPE, ExitReason, Kick
+from emu.cpu.turns import own_code
 from emu.memory.bus import MmioWindow
 from emu.memory.endian import GuestEndian
 
 # Bits a guest may set in MSR; HV, POW and transactional memory are not among them
 _MSR_MASK_CLEAR = (1 << 60) | (1 << 18) | (7 << 32)
 _TCG_BUFFER = 256 << 20
+_UNUSED_TCG_BUFFER = 1 << 20
 _HFSCR = 190
 
 _uclib: Any = binding.uclib
@@ -74,6 +77,23 @@ def _bind_library() -> None:
     _bound = True
 
 
+def _code_of(handle: int) -> tuple[int, int]:
+    """Where an instance's translator keeps its context, and which pages hold code."""
+    context = ctypes.c_uint64.from_address(int(handle) + layout.UC_TCG_CTX)
+    return context.value, ctypes.c_uint64.from_address(int(handle) + layout.UC_L1_MAP).value
+
+
+def _take_code(handle: int, context: int, pages: int) -> None:
+    """Make an instance use a translator's context, its own or another's.
+
+    Nothing in translated code depends on the instance, so the vCPUs of a guest share the first
+    one's; it belongs to the vCPU that runs (:func:`emu.cpu.turns.own_code`).
+    """
+    ctypes.c_uint64.from_address(handle + layout.UC_TCG_CTX).value = context
+    ctypes.c_uint64.from_address(handle + layout.UC_L1_MAP).value = pages
+    ctypes.c_uint64.from_address(context + layout.TCG_UC).value = handle
+
+
 class Vcpu:
     """A vCPU of a partition.
 
@@ -88,20 +108,25 @@ class Vcpu:
         self.model = model
         self._callbacks: list[Any] = []
         self._failure: BaseException | None = None
+        #: Told of ``ExitReason.DEBUG``, on the vCPU thread, before :meth:`run` returns.
+        self.on_debug: Callable[[Vcpu], None] | None = None
         self._array = np.zeros(1, VCPU_DTYPE)
         self.record: Any = self._array[0]
         self.address: int = self._array.ctypes.data
         self._lookup_table = np.zeros(codegen.LOOKUP_ENTRIES, codegen.LOOKUP_ENTRY)
-        self._code_map: npt.NDArray[np.uint8] = np.zeros(partition.ram.pages, np.uint8)
         self.uc = unicorn.Uc(
             unicorn.UC_ARCH_PPC, unicorn.UC_MODE_PPC64 | unicorn.UC_MODE_BIG_ENDIAN
         )
-        self.uc.ctl_set_tcg_buffer_size(_TCG_BUFFER)
+        first = not partition.vcpus
+        self.uc.ctl_set_tcg_buffer_size(_TCG_BUFFER if first else _UNUSED_TCG_BUFFER)
         # Unicorn calls our functions while it closes, whenever that is.
-        self.uc.__dict__["_kept"] = (self._array, self._code_map, self._lookup_table, partition)
+        self.uc.__dict__["_kept"] = (self._array, self._lookup_table, partition)
         self._map_ram()
         handle, cs, env = check_layout(self.uc)
         self._handle, self._cs, self._env = handle, cs, env
+        self._give_back_code = weakref.finalize(self.uc, _take_code, handle, *_code_of(handle))
+        if not first:
+            _take_code(handle, *_code_of(partition.vcpus[0].record["uc"]))
         self._fill_record()
         _bind_library()
         self._dress()
@@ -120,7 +145,6 @@ class Vcpu:
         record["partition"] = self.partition.address
         record["index"] = self.index
         record["pvr"] = PVR_BY_MODEL[self.model]
-        record["code_map"] = self._code_map.ctypes.data
         record["lookup_table"] = self._lookup_table.ctypes.data
         record["lookup_block"] = codegen.lookup_block.address
         record["lookup_helper"] = symbol_address("helper_lookup_tb_ptr_ppc64")
@@ -157,6 +181,7 @@ class Vcpu:
         )
         if error:
             raise UnicornError(f"uc_hook_add failed: {error}")
+        self.interrupt_hook = int(hook.value)  # address of Unicorn's struct hook
         self.reset_state()
 
     def _replace_memory_mapping(self) -> None:
@@ -261,6 +286,8 @@ class Vcpu:
         when Unicorn stopped by itself, and what an MMIO handler raised.
         """
         record = self.record
+        if len(self.partition.vcpus) > 1:
+            own_code(self.address)
         while True:
             record["exit_reason"] = ExitReason.NONE
             if record["halted"]:
@@ -283,6 +310,8 @@ class Vcpu:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+        if reason is ExitReason.DEBUG and self.on_debug is not None:
+            self.on_debug(self)
         return reason
 
     def kick(self) -> None:
@@ -297,7 +326,7 @@ class Vcpu:
 
     def flush_code(self) -> None:
         """Forget all translated code and the TLB; the vCPU is not running."""
-        self._code_map[:] = 0
+        self.partition.code_map[:] = 0
         self.record["generation"] += 1
         self.uc.ctl_flush_tb()
         self.record["generation"] += 1
@@ -363,6 +392,7 @@ class Vcpu:
 
     def close(self) -> None:
         """Release the instance; it is not running."""
+        self._give_back_code()
         self._poke64(layout.ENV_LOAD_INFO, 0)
         where = self._handle + layout.UC_MEMORY_MAPPING
         ctypes.c_uint64.from_address(where).value = int(self.record["memory_mapping"])

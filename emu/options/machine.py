@@ -80,7 +80,7 @@ def cpu(build: ConfigBuilder, text: str) -> None:
 @option(
     "smp",
     argument="[cpus=]n[,maxcpus=n][,sockets=n][,cores=n][,threads=n]",
-    help="number of CPUs; only 1 is supported",
+    help="number of CPUs, each a core with one thread: 1 to 16 on pseries",
     group=_GROUP,
 )
 def smp(build: ConfigBuilder, text: str) -> None:
@@ -104,8 +104,10 @@ def smp(build: ConfigBuilder, text: str) -> None:
     if maximum % product:
         raise ConfigError(f"the topology's {product} CPUs do not match maxcpus ({maximum})")
     check_smp(cpus)
+    if given.get("threads", 1) > 1:
+        raise ConfigError("a core has one thread (threads must be 1)")
     if maximum > cpus:
-        raise ConfigError("CPU hotplug is not supported (maxcpus must be 1)")
+        raise ConfigError(f"CPU hotplug is not supported (maxcpus must be {cpus})")
     build.set("smp", cpus)
 
 

@@ -24,13 +24,13 @@ from machines.pseries.hpt import (
 )
 from machines.pseries.papr import HcallNumber
 from machines.pseries.record import pseries_at
+from machines.pseries.splpar import h_confer, h_prod
 from machines.pseries.vty import RING_FULL, h_get_term_char, h_put_term_char
-from machines.pseries.xics import h_cppr, h_eoi, h_ipi, h_ipoll, h_xirr, h_xirr_x
+from machines.pseries.xics_presentation import h_cppr, h_eoi, h_ipi, h_ipoll, h_xirr, h_xirr_x
 
 _GPR3 = ENV_GPR + 8 * 3
 _EXIT = np.uint64(Hcall.EXIT)
 _DONE = np.uint64(Hcall.DONE)
-_KICKED = np.uint64(Hcall.KICKED)
 
 # Function sets for /rtas/ibm,hypertas-functions, each with the calls it stands for
 HYPERTAS_FUNCTIONS: dict[str, tuple[HcallNumber, ...]] = {
@@ -86,8 +86,11 @@ def serve_native(address):  # type: ignore[no-untyped-def]
         code = h_bulk_remove(vcpu, partition)
     elif number == np.uint64(HcallNumber.H_CEDE):
         store_u64(vcpu.env + np.uint64(_GPR3), SUCCESS)
-        cede(address)
-        return _KICKED if vcpu.halted != 0 else _DONE
+        return cede(address)
+    elif number == np.uint64(HcallNumber.H_CONFER):
+        return h_confer(vcpu, partition, argument(vcpu, 0), argument(vcpu, 1))
+    elif number == np.uint64(HcallNumber.H_PROD):
+        code = h_prod(partition, argument(vcpu, 0))
     elif number == np.uint64(HcallNumber.H_XIRR):
         code = h_xirr(vcpu, partition, machine)
     elif number == np.uint64(HcallNumber.H_EOI):

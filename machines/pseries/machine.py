@@ -31,10 +31,15 @@ from machines.board import Board, HostServices
 from machines.pseries import (
     dispatch,
     hcalls,
+    hcalls_cpu,  # noqa: F401 (these register hypercalls)
+    hcalls_firmware,  # noqa: F401
+    hcalls_memory,  # noqa: F401
+    hcalls_vpa,  # noqa: F401
     papr,
     phb_rtas,  # noqa: F401 (registers RTAS services)
     state,
     tce_hcalls,  # noqa: F401 (registers hypercalls)
+    test_exit,  # noqa: F401 (registers a hypercall)
 )
 from machines.pseries.device_tree import (
     DeviceTreeSpec,
@@ -67,6 +72,7 @@ class PseriesOptions:
 
     ram_size: int
     cpu: str = "power8"
+    cpus: int = 1
     kernel: str | None = None
     initrd: str | None = None
     bios: str | None = None
@@ -77,6 +83,8 @@ class PseriesOptions:
     ttys: list[tuple[int, Any]] = field(default_factory=list)  # (unit address, Chardev)
     # makes the devices: PCI functions go to the bus, those for virtio-mmio slots are returned
     attach: Callable[[DeviceHost, PciBus | None], Sequence[MmioDevice]] | None = None
+    # ends the emulator with a status; None: the guest has no such hypercall
+    test_exit: Callable[[int], None] | None = None
 
 
 class PseriesMachine(Board):
@@ -97,7 +105,7 @@ class PseriesMachine(Board):
         self.partition.record["hypercall"] = dispatch.hypercall.address
         self.record["trace_hcalls"] = log("hcall").enabled
         self._allocate_hpt()
-        self.vcpus = [Vcpu(self.partition, 0, options.cpu)]
+        self.vcpus = [Vcpu(self.partition, index, options.cpu) for index in range(options.cpus)]
         self.xics = Xics(self.partition)
         self.record["xics"] = self.xics.address
         self.nvram = Nvram()
@@ -158,6 +166,7 @@ class PseriesMachine(Board):
             rtas=RtasSpec(plan.rtas, tuple(rtas_calls())),
             htab_shift=self.hpt_shift,
             cpu_model=model,
+            vcpu_ids=tuple(range(options.cpus)),
             logical_pvr=not options.bios,
             mmu=MmuMode.RADIX if model is CpuModel.POWER9 else MmuMode.HASH,
             bootargs=options.append,
@@ -189,22 +198,24 @@ class PseriesMachine(Board):
         self.plan.place(self.ram.memory)
         self.ram.write(self.plan.fdt.start, self.fdt)
         self.partition.dirty_map[:] = 1
+        self.partition.forget_turns()
         for vcpu in self.vcpus:
             vcpu.flush_code()
             vcpu.reset_state()
+            vcpu.record["stopped"] = vcpu.index != 0
         boot = self.vcpus[0]
         boot.pc = self.plan.entry
         for number, value in self.plan.gprs.items():
             boot.set_gpr(number, value)
 
-    def _stopped_for_ever(self, vcpu: Vcpu) -> bool:
-        return bool(vcpu.record["stopped"]) and len(self.vcpus) == 1
+    def _stopped_for_ever(self) -> bool:
+        return all(vcpu.record["stopped"] for vcpu in self.vcpus)
 
     def handle_exit(self, vcpu: Vcpu, reason: ExitReason) -> None:
         """Serve what a vCPU left ``run()`` for."""
         if reason is ExitReason.HYPERCALL:
             hcalls.serve(self, vcpu)
-            if self._stopped_for_ever(vcpu):
+            if self._stopped_for_ever():
                 self.host.guest_panicked("the last CPU stopped itself")
         elif reason is ExitReason.CHECKSTOP:
             self.host.guest_panicked(f"checkstop: machine check with MSR[ME] clear at {vcpu.pc:#x}")
@@ -278,6 +289,7 @@ class PseriesMachine(Board):
         vcpu.set_spr(Spr.LPCR, shared)
         vcpu.pc = pc
         vcpu.set_gpr(3, r3)
+        vcpu.refresh_decrementer()
 
     def stop_cpu(self, vcpu: Vcpu) -> None:
         """RTAS stop-self."""

@@ -115,8 +115,11 @@ class HcallNumber(enum.IntEnum):
     H_REGISTER_PROC_TBL = 0x37C
     H_GET_CPU_CHARACTERISTICS = 0x1C8
     H_TLB_INVALIDATE = 0x3FC
+    H_RTAS = 0xF000  # this and the rest are QEMU's
     H_LOGICAL_MEMOP = 0xF001
-    H_RTAS = 0xF000
+    H_CAS = 0xF002
+    H_UPDATE_DT = 0xF003
+    H_TEST_EXIT = 0x7E570000  # ours (machines.pseries.test_exit)
 
 
 class CpuCharacteristics(enum.IntFlag):

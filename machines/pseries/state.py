@@ -17,7 +17,8 @@ from machines.cpu_state import cpu_component
 from machines.pseries.nvram import NVRAM_SIZE
 from machines.pseries.phb_state import phb_components
 from machines.pseries.vty import INPUT_SIZE
-from machines.pseries.xics import IRQ_BASE, SOURCE_COUNT, Xics, XicsState
+from machines.pseries.xics import Xics, XicsState
+from machines.pseries.xics_record import IRQ_BASE, SOURCE_COUNT
 
 if TYPE_CHECKING:
     from machines.pseries.machine import PseriesMachine
@@ -47,7 +48,7 @@ class XicsImage:
             self.sources[irq - IRQ_BASE] = fields
 
     def write(self) -> None:
-        """Give the controller this state, and send what can be sent."""
+        """Give the controller this state, which goes into effect when it resumes."""
         count = len(self.xics.save_state()["servers"])
         rows: list[list[int]] = self.sources.tolist()
         servers: list[list[int]] = self.servers[:count].tolist()
@@ -130,6 +131,7 @@ class _Translation:
     def write(self) -> None:
         if self.radix > 1:
             raise MigrationError(f"spapr: radix is {self.radix}")
+        self.machine.partition.forget_turns()
         self.machine.select_translation(
             radix=bool(self.radix), table=self.process_table, size=self.process_table_size
         )
@@ -154,7 +156,14 @@ def components(machine: PseriesMachine) -> Sequence[Component]:
         ),
         *(cpu_component(vcpu) for vcpu in machine.vcpus),
         # after the CPUs: it drives their interrupt inputs
-        Component("xics", XICS_STATE, xics, prepare=xics.read, check=xics.write),
+        Component(
+            "xics",
+            XICS_STATE,
+            xics,
+            prepare=xics.read,
+            check=xics.write,
+            resume=machine.xics.resume,
+        ),
         Component("spapr/rtc", RTC_STATE, machine.rtc),
         *(
             Component(f"vty@{vty.unit:08x}/spapr_vty", VTY_STATE, vty, resume=vty.resume)

@@ -1,15 +1,8 @@
-"""XICS, the PAPR interrupt controller: presentation (ICP) and source (ICS) layers.
+"""XICS, the PAPR interrupt controller, as devices, RTAS and migration see it.
 
-LoPAPR 1.1, 14.5.4.2 (hypercalls) and chapter 6 (interrupt controller); the priorities are those
-of the PowerPC External Interrupt architecture: 0 is the most favoured, 0xff masks.
-
-An interrupt is in one place at a time.  An ICP *presents* one (XISR) to its CPU; what it rejects
-goes back to its source and *waits* there: an MSI as a pending bit, an LSI because its line is
-asserted and it was not sent.  Waiting interrupts are offered again when an ICP gets room (EOI,
-CPPR) or their source is unmasked.  A source whose ICP presents it takes no second MSI: the guest
-has yet to accept the first.
-
-Everything runs on the vCPU thread.
+LoPAPR 1.1, 14.5.4.2 (hypercalls) and chapter 6 (interrupt controller).  The two layers are in
+:mod:`machines.pseries.xics_presentation` and :mod:`machines.pseries.xics_source`, the way between
+them in :mod:`machines.pseries.xics_delivery`.
 """
 
 from __future__ import annotations
@@ -17,379 +10,22 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 import numpy as np
-from numba import njit, types
 
-from emu.cpu.clock import timebase
-from emu.cpu.exceptions import set_external_interrupt
 from emu.cpu.partition import Partition
-from emu.cpu.record import MAX_VCPUS, partition_at, vcpu_at
-from emu.memory.native import record_pointer
-from machines.pseries.hpt import PARAMETER, SUCCESS, set_result
-
-IRQ_BASE = 0x1000
-SOURCE_COUNT = 1024
-IPI = 2
-MASKED = 0xFF
-
-# SOURCE_DTYPE.flags: the kind of a source; neither for one that does not exist
-LSI = 1
-MSI = 2
-# SOURCE_DTYPE.status
-ASSERTED = 1  # level of an LSI's line
-SENT = 2  # an LSI is presented or in service
-PENDING = 4  # an MSI waits
-
-ICP_DTYPE = np.dtype(
-    [
-        ("xisr", "u4"),  # the interrupt presented, 0 for none
-        ("cppr", "u1"),
-        ("pending_priority", "u1"),  # of XISR; 0xff when there is none
-        ("mfrr", "u1"),
-    ],
-    align=True,
+from emu.cpu.record import MAX_VCPUS
+from machines.pseries.xics_delivery import refresh_at
+from machines.pseries.xics_record import (
+    ASSERTED,
+    ICP_DTYPE,
+    IRQ_BASE,
+    LSI,
+    MASKED,
+    MSI,
+    SOURCE_COUNT,
+    SOURCE_DTYPE,
+    XICS_DTYPE,
 )
-
-SOURCE_DTYPE = np.dtype(
-    [
-        ("server", "u4"),
-        ("priority", "u1"),
-        ("saved_priority", "u1"),  # what ibm,int-on goes back to
-        ("status", "u1"),
-        ("flags", "u1"),
-    ],
-    align=True,
-)
-
-XICS_DTYPE = np.dtype(
-    [
-        ("partition", "u8"),  # PARTITION_DTYPE record; its vCPUs are the servers
-        ("icps", "u8"),  # MAX_VCPUS ICP_DTYPE records
-        ("sources", "u8"),  # SOURCE_COUNT SOURCE_DTYPE records, from IRQ_BASE on
-        ("waiting", "u8", (SOURCE_COUNT // 64,)),  # bit per source that has something to send
-    ],
-    align=True,
-)
-
-xics_at = record_pointer(XICS_DTYPE)
-icp_at = record_pointer(ICP_DTYPE)
-source_at = record_pointer(SOURCE_DTYPE)
-
-_ICP_SIZE = np.uint64(ICP_DTYPE.itemsize)
-_SOURCE_SIZE = np.uint64(SOURCE_DTYPE.itemsize)
-_BASE = np.uint64(IRQ_BASE)
-_COUNT = np.uint64(SOURCE_COUNT)
-_ONE = np.uint64(1)
-_LSI, _MSI = np.uint8(LSI), np.uint8(MSI)
-_ASSERTED, _SENT, _PENDING = np.uint8(ASSERTED), np.uint8(SENT), np.uint8(PENDING)
-_NOT_ASSERTED, _NOT_SENT, _NOT_PENDING = (np.uint8(0xFF & ~bit) for bit in (1, 2, 4))
-_IDLE = np.uint8(MASKED)
-_BYTE = np.uint64(0xFF)
-_XISR = np.uint64(0xFFFFFF)
-_NO_IRQ = np.uint32(0)
-
-
-@njit(cache=True)
-def _icp(xics, server):  # type: ignore[no-untyped-def]
-    return icp_at(xics.icps + np.uint64(server) * _ICP_SIZE)
-
-
-@njit(cache=True)
-def _source(xics, irq):  # type: ignore[no-untyped-def]
-    return source_at(xics.sources + (np.uint64(irq) - _BASE) * _SOURCE_SIZE)
-
-
-@njit(cache=True)
-def _is_source(irq):  # type: ignore[no-untyped-def]
-    # below IRQ_BASE the difference wraps around
-    return np.uint64(irq) - _BASE < _COUNT
-
-
-@njit(cache=True)
-def _is_server(xics, server):  # type: ignore[no-untyped-def]
-    return np.uint64(server) < np.uint64(partition_at(xics.partition).vcpu_count)
-
-
-@njit(cache=True)
-def _drive(xics, server, level):  # type: ignore[no-untyped-def]
-    partition = partition_at(xics.partition)
-    set_external_interrupt(vcpu_at(partition.vcpus[np.uint64(server)]), np.uint32(level))
-
-
-@njit(cache=True)
-def _waits(source):  # type: ignore[no-untyped-def]
-    if source.flags & _LSI:
-        return source.status & (_ASSERTED | _SENT) == _ASSERTED
-    return source.status & _PENDING != 0
-
-
-@njit(cache=True)
-def _note_waiting(xics, irq):  # type: ignore[no-untyped-def]
-    """Bring the bitmap of waiting sources up to date."""
-    index = np.uint64(irq) - _BASE
-    word, bit = index >> np.uint64(6), _ONE << (index & np.uint64(63))
-    if _waits(_source(xics, irq)):
-        xics.waiting[word] = xics.waiting[word] | bit
-    else:
-        xics.waiting[word] = xics.waiting[word] & ~bit
-
-
-@njit(cache=True)
-def _reject(xics, irq):  # type: ignore[no-untyped-def]
-    """An ICP gives an interrupt back; an IPI needs nothing, MFRR remembers it."""
-    if not _is_source(irq):
-        return
-    source = _source(xics, irq)
-    if source.flags & _LSI:
-        source.status &= _NOT_SENT
-    elif source.flags & _MSI:
-        source.status |= _PENDING
-    _note_waiting(xics, irq)
-
-
-@njit(cache=True)
-def _present(xics, server, irq, priority):  # type: ignore[no-untyped-def]
-    """Show an interrupt to a CPU unless a more favoured one stands in the way.
-
-    Returns (whether it did, the interrupt this displaced or 0).
-    """
-    icp = _icp(xics, server)
-    if priority >= icp.cppr or (icp.xisr != _NO_IRQ and icp.pending_priority <= priority):
-        return False, _NO_IRQ
-    displaced = icp.xisr
-    icp.xisr = np.uint32(irq)
-    icp.pending_priority = priority
-    _reject(xics, displaced)
-    _drive(xics, server, 1)
-    return True, displaced
-
-
-@njit(cache=True)
-def _send(xics, irq):  # type: ignore[no-untyped-def]
-    """Offer a waiting source to its server, and what that displaces to its own.
-
-    The guest may have routed the displaced source elsewhere while it was presented.  This ends:
-    each round makes some server's interrupt more favoured.
-    """
-    number = np.uint64(irq)
-    while _is_source(number):
-        source = _source(xics, number)
-        if not _waits(source):
-            return
-        shown, displaced = _present(xics, source.server, number, source.priority)
-        if not shown:
-            return
-        if source.flags & _LSI:
-            source.status |= _SENT
-        else:
-            source.status &= _NOT_PENDING
-        _note_waiting(xics, number)
-        number = np.uint64(displaced)
-
-
-@njit(cache=True)
-def _send_ipi(xics, server):  # type: ignore[no-untyped-def]
-    """Present the IPI that MFRR asks for, if any."""
-    _shown, displaced = _present(xics, server, IPI, _icp(xics, server).mfrr)
-    _send(xics, displaced)
-
-
-@njit(cache=True)
-def _resend(xics, server):  # type: ignore[no-untyped-def]
-    """Offer everything that waits for a server."""
-    _send_ipi(xics, server)
-    for word in range(SOURCE_COUNT // 64):
-        bits = xics.waiting[word]
-        irq = _BASE + np.uint64(64 * word)
-        while bits != 0:
-            if bits & _ONE and _source(xics, irq).server == server:
-                _send(xics, irq)
-            bits >>= _ONE
-            irq += _ONE
-
-
-@njit(cache=True)
-def icp_set_cppr(xics, server, cppr):  # type: ignore[no-untyped-def]
-    """Set a server's priority (low byte): reject what it no longer admits, resend what waits."""
-    icp = _icp(xics, server)
-    icp.cppr = np.uint8(np.uint64(cppr) & _BYTE)
-    rejected = _NO_IRQ
-    if icp.xisr != _NO_IRQ and icp.pending_priority >= icp.cppr:
-        rejected = icp.xisr
-        icp.xisr = _NO_IRQ
-        icp.pending_priority = _IDLE
-        _drive(xics, server, 0)
-        _reject(xics, rejected)
-    if icp.xisr == _NO_IRQ:
-        _resend(xics, np.uint32(server))
-    _send(xics, rejected)  # its server may be another by now
-
-
-@njit(cache=True)
-def icp_set_mfrr(xics, server, mfrr):  # type: ignore[no-untyped-def]
-    """Request an IPI of a priority (low byte); 0xff requests none.
-
-    An IPI that is presented already is not taken back.
-    """
-    icp = _icp(xics, server)
-    icp.mfrr = np.uint8(np.uint64(mfrr) & _BYTE)
-    _send_ipi(xics, server)
-
-
-@njit(cache=True)
-def icp_poll(xics, server):  # type: ignore[no-untyped-def]
-    """(XIRR, MFRR) without accepting anything."""
-    icp = _icp(xics, server)
-    return (np.uint64(icp.cppr) << np.uint64(24)) | np.uint64(icp.xisr), np.uint64(icp.mfrr)
-
-
-@njit(cache=True)
-def icp_accept(xics, server):  # type: ignore[no-untyped-def]
-    """Take the presented interrupt: returns XIRR (old CPPR, XISR), CPPR becomes its priority.
-
-    Without one, XISR is 0 and CPPR stays.
-    """
-    icp = _icp(xics, server)
-    xirr = (np.uint64(icp.cppr) << np.uint64(24)) | np.uint64(icp.xisr)
-    if icp.xisr != _NO_IRQ:
-        icp.cppr = icp.pending_priority
-        icp.xisr = _NO_IRQ
-        icp.pending_priority = _IDLE
-        _drive(xics, server, 0)
-    return xirr
-
-
-@njit(cache=True)
-def icp_eoi(xics, server, xirr):  # type: ignore[no-untyped-def]
-    """End of interrupt: CPPR from XIRR's top byte; an LSI still asserted is sent again."""
-    irq = np.uint64(xirr) & _XISR
-    if _is_source(irq):
-        source = _source(xics, irq)
-        if source.flags & _LSI:
-            source.status &= _NOT_SENT
-            _note_waiting(xics, irq)
-            _send(xics, irq)  # its server may be another by now
-    icp_set_cppr(xics, server, np.uint64(xirr) >> np.uint64(24))
-
-
-@njit(cache=True)
-def ics_set_level(xics, irq, level):  # type: ignore[no-untyped-def]
-    """Drive the line of an LSI; other numbers are ignored."""
-    if not _is_source(irq):
-        return
-    source = _source(xics, irq)
-    if not source.flags & _LSI:
-        return
-    if level != 0:
-        source.status |= _ASSERTED
-    else:
-        source.status &= _NOT_ASSERTED
-    _note_waiting(xics, irq)
-    _send(xics, irq)
-
-
-@njit(cache=True)
-def ics_pulse(xics, irq):  # type: ignore[no-untyped-def]
-    """An MSI arrives; other numbers are ignored."""
-    if not _is_source(irq):
-        return
-    source = _source(xics, irq)
-    if not source.flags & _MSI or _icp(xics, source.server).xisr == np.uint32(irq):
-        return
-    source.status |= _PENDING
-    _note_waiting(xics, irq)
-    _send(xics, irq)
-
-
-@njit(cache=True)
-def ics_write_xive(xics, irq, server, priority, saved):  # type: ignore[no-untyped-def]
-    """Route a source; priorities are low bytes.  False for an unknown source or server."""
-    if not _is_source(irq) or not _is_server(xics, server):
-        return False
-    source = _source(xics, irq)
-    source.server = np.uint32(server)
-    source.priority = np.uint8(np.uint64(priority) & _BYTE)
-    source.saved_priority = np.uint8(np.uint64(saved) & _BYTE)
-    _send(xics, irq)
-    return True
-
-
-@njit(cache=True)
-def h_cppr(vcpu, partition, machine, cppr):  # type: ignore[no-untyped-def]
-    """H_CPPR(cppr)."""
-    icp_set_cppr(xics_at(machine.xics), vcpu.index, cppr)
-    return SUCCESS
-
-
-@njit(cache=True)
-def h_eoi(vcpu, partition, machine, xirr):  # type: ignore[no-untyped-def]
-    """H_EOI(xirr)."""
-    icp_eoi(xics_at(machine.xics), vcpu.index, xirr & np.uint64(0xFFFFFFFF))
-    return SUCCESS
-
-
-@njit(cache=True)
-def h_ipi(vcpu, partition, machine, server, mfrr):  # type: ignore[no-untyped-def]
-    """H_IPI(server, mfrr)."""
-    xics = xics_at(machine.xics)
-    if not _is_server(xics, server):
-        return PARAMETER
-    icp_set_mfrr(xics, server, mfrr)
-    return SUCCESS
-
-
-@njit(cache=True)
-def h_ipoll(vcpu, partition, machine, server):  # type: ignore[no-untyped-def]
-    """H_IPOLL(server): r4 = XIRR, r5 = MFRR."""
-    xics = xics_at(machine.xics)
-    if not _is_server(xics, server):
-        return PARAMETER
-    xirr, mfrr = icp_poll(xics, server)
-    set_result(vcpu, 0, xirr)
-    set_result(vcpu, 1, mfrr)
-    return SUCCESS
-
-
-@njit(cache=True)
-def h_xirr(vcpu, partition, machine):  # type: ignore[no-untyped-def]
-    """H_XIRR: r4 = XIRR of the interrupt accepted."""
-    set_result(vcpu, 0, icp_accept(xics_at(machine.xics), vcpu.index))
-    return SUCCESS
-
-
-@njit(cache=True)
-def h_xirr_x(vcpu, partition, machine):  # type: ignore[no-untyped-def]
-    """H_XIRR_X: as H_XIRR; r5 = timebase at which the interrupt was accepted."""
-    set_result(vcpu, 0, icp_accept(xics_at(machine.xics), vcpu.index))
-    set_result(vcpu, 1, timebase(partition))
-    return SUCCESS
-
-
-@njit(types.void(types.uint64, types.uint64, types.uint64), cache=True)
-def set_irq_at(xics_address, irq, level):  # type: ignore[no-untyped-def]
-    """Level of an LSI, or an MSI for each call with a level other than 0."""
-    xics = xics_at(xics_address)
-    if level != 0:
-        ics_pulse(xics, irq)
-    ics_set_level(xics, irq, level)
-
-
-@njit(types.boolean(*[types.uint64] * 5), cache=True)
-def write_xive_at(xics_address, irq, server, priority, saved):  # type: ignore[no-untyped-def]
-    """:func:`ics_write_xive` for callers in Python."""
-    return ics_write_xive(xics_at(xics_address), irq, server, priority, saved)
-
-
-@njit(types.void(types.uint64), cache=True)
-def refresh_at(xics_address):  # type: ignore[no-untyped-def]
-    """Make everything derived agree with the ICPs and sources, and send what can be sent."""
-    xics = xics_at(xics_address)
-    for index in range(SOURCE_COUNT):
-        _note_waiting(xics, _BASE + np.uint64(index))
-    for server in range(partition_at(xics.partition).vcpu_count):
-        icp = _icp(xics, server)
-        _drive(xics, server, 1 if icp.xisr != _NO_IRQ else 0)
-        if icp.xisr == _NO_IRQ:
-            _resend(xics, np.uint32(server))
+from machines.pseries.xics_source import set_irq_at, write_xive_at
 
 
 class XicsState(TypedDict):
@@ -512,7 +148,7 @@ class Xics:
     def load_state(self, state: XicsState) -> None:
         """Take over a saved state; ``ValueError`` if this machine cannot have it.
 
-        Sources that do not exist here yet are created.
+        Sources that do not exist here yet are created.  Nothing is sent before :meth:`resume`.
         """
         self._check_state(state)
         for icp, (xirr, pending_priority, mfrr) in zip(self._icps, state["servers"], strict=False):
@@ -521,6 +157,9 @@ class Xics:
         for irq, fields in state["sources"].items():
             self.names.setdefault(irq, "restored")
             self._sources[irq - IRQ_BASE] = fields
+
+    def resume(self) -> None:
+        """A loaded state goes into effect: CPUs' inputs, and what can be sent."""
         refresh_at(self.address)
 
     def _check_state(self, state: XicsState) -> None:

@@ -42,11 +42,12 @@ class Guest:
         return f"no {' and no '.join(gone)} (make guests)" if gone else ""
 
     def config(
-        self, cpu: str = "power8", append: str = "", no_reboot: bool = False
+        self, cpu: str = "power8", append: str = "", no_reboot: bool = False, cpus: int = 1
     ) -> MachineConfig:
         """A machine with this guest and its console in memory."""
         return MachineConfig(
             cpu=cpu,
+            smp=cpus,
             ram_size=self.ram_size,
             kernel=self.kernel,
             initrd=self.initrd,
@@ -66,9 +67,15 @@ LE_SMALL = Guest("le-small", 512 << 20)
 BE = Guest("be", 512 << 20)
 
 
-def boot(guest: Guest, cpu: str = "power8", append: str = "", no_reboot: bool = False) -> Machine:
+def boot(
+    guest: Guest,
+    cpu: str = "power8",
+    append: str = "",
+    no_reboot: bool = False,
+    cpus: int = 1,
+) -> Machine:
     """Build and start a machine, which the caller closes (a `with` block does)."""
-    machine = Machine(guest.config(cpu, append, no_reboot))
+    machine = Machine(guest.config(cpu, append, no_reboot, cpus))
     machine.start()
     return machine
 

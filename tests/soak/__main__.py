@@ -46,6 +46,7 @@ def _parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     parser.add_argument("--interface", choices=INTERFACES, help="only these virtio devices")
     parser.add_argument("--guest", choices=("le", "be"), help="only this guest (virtio)")
     parser.add_argument("--cpu", choices=CPUS, help="only this CPU model")
+    parser.add_argument("--smp", type=int, default=1, help="CPUs of the guest (stress) (1)")
     return parser.parse_args(None if arguments is None else list(arguments))
 
 
@@ -65,7 +66,8 @@ def _items(options: argparse.Namespace, cpus: list[str]) -> Iterator[Result]:
                     yield _guarded(name, item, guest, cpu, options.mib)
     if what in ("stress", "all"):
         for cpu in cpus:
-            yield _guarded(f"stress le {cpu}", stress, LE, cpu, options.seconds)
+            item = partial(stress, cpus=options.smp)
+            yield _guarded(f"stress le {cpu}", item, LE, cpu, options.seconds)
 
 
 def _guarded(
@@ -76,10 +78,11 @@ def _guarded(
     return item(guest, cpu, size)
 
 
-def stress(guest: Guest, cpu: str, seconds: int) -> Result:
+def stress(guest: Guest, cpu: str, seconds: int, cpus: int = 1) -> Result:
     """Run the guest's checked load; it must end in STRESS-DONE with no mismatch."""
-    name = f"stress {guest.name} {cpu}"
-    with boot(guest, cpu, f"autotest=stress stress_seconds={seconds}") as machine:
+    name = f"stress {guest.name} {cpu} smp {cpus}"
+    append = f"autotest=stress stress_seconds={seconds}"
+    with boot(guest, cpu, append, cpus=cpus) as machine:
         try:
             machine.console.wait_for(READY, timeout=BOOT_SECONDS)
             match = machine.console.wait_for(_DONE, timeout=seconds + _GRACE_SECONDS)

@@ -40,9 +40,8 @@ def bare_hypercall(vcpu_address: int) -> Any:
     vcpu = vcpu_at(vcpu_address)
     number = load_u64(vcpu.env + np.uint64(24))
     if number == np.uint64(H_CEDE):
-        cede(vcpu_address)
         store_u64(vcpu.env + np.uint64(24), np.uint64(0))
-        return np.uint64(Hcall.KICKED if vcpu.halted != 0 else Hcall.DONE)
+        return np.uint64(cede(vcpu_address))
     if number == np.uint64(H_DOUBLE):
         store_u64(vcpu.env + np.uint64(24), load_u64(vcpu.env + np.uint64(32)) * np.uint64(2))
         return np.uint64(Hcall.DONE)

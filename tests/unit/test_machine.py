@@ -121,7 +121,7 @@ BAD_COMMAND_LINES: dict[str, tuple[list[str], str]] = {
     "unknown CPU": (["-cpu", "970", "-kernel", "KERNEL"], "970"),
     "unknown option": (["-kernel", "KERNEL", "-zz"], "-zz"),
     "missing argument": (["-kernel"], "-kernel"),
-    "two CPUs": (["-kernel", "KERNEL", "-smp", "2"], "only 1 CPU"),
+    "many CPUs": (["-kernel", "KERNEL", "-smp", "17"], "Invalid SMP CPUs 17"),
     "unwritable serial file": (["-kernel", "KERNEL", "-serial", "file:DIR/a/b"], "a/b"),
     "unknown serial": (["-kernel", "KERNEL", "-serial", "zz"], "zz"),
     "unwritable dumpdtb": (["-M", "pseries,dumpdtb=DIR/a/b", "-kernel", "KERNEL"], "a/b"),
