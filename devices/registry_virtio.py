@@ -26,6 +26,7 @@ from devices.properties import (
     Property,
     Values,
 )
+from emu.chardev.config import ConfigError
 
 if TYPE_CHECKING:
     from devices.block.image import Image
@@ -188,7 +189,11 @@ def _make_rng(name: str, host: DeviceHost, values: Values, backends: Backends) -
 
     rng = values.get("rng")
     filename = backends.entropy_file(rng) if isinstance(rng, str) and rng else None
-    return VirtioRng(name, host, options_from(RngOptions, values, filename=filename))
+    options = options_from(RngOptions, values, filename=filename)
+    try:
+        return VirtioRng(name, host, options)
+    except ConfigError as error:
+        raise ConfigError(str(error), f"objects[{rng}]") from error
 
 
 _RNG = (

@@ -9,12 +9,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from emu.config import ConfigError, MachineConfig
 from emu.log import configure_logging
 from emu.native_cache import is_cold, mark_warm
 from emu.options import HelpRequested, parse_command_line
 from emu.progress import progress
+
+if TYPE_CHECKING:
+    from emu.machine import Machine
 
 
 class _Terminated(BaseException):
@@ -46,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
 
 
-def _run(config: MachineConfig, machine_is: Callable[[Callable[[], object]], None]) -> int:
-    # Slow to import: mistakes in the options are told before.
+def load_machine() -> type[Machine]:
+    """Import the emulator proper, which takes a second; if it has to be compiled, half a minute."""
     if is_cold():
         print("ppc64emu: compiling hot paths (first run only) ...", file=sys.stderr, flush=True)
         with progress("Compiling hot paths"):
@@ -55,8 +59,13 @@ def _run(config: MachineConfig, machine_is: Callable[[Callable[[], object]], Non
         mark_warm()
     else:
         from emu.machine import Machine
+    return Machine
 
-    with Machine(config) as machine:
+
+def _run(config: MachineConfig, machine_is: Callable[[Callable[[], object]], None]) -> int:
+    # Slow to import: mistakes in the options are told before.
+    machine_type = load_machine()
+    with machine_type(config) as machine:
         machine_is(machine.quit)
         machine.start()
         return machine.wait()

@@ -24,6 +24,7 @@ from emu.chardev.config import (
     FileConfig,
     MemoryConfig,
     NullConfig,
+    PipeConfig,
     PtyConfig,
     SocketConfig,
     StdioConfig,
@@ -75,6 +76,7 @@ __all__ = [
     "NetdevConfig",
     "NullConfig",
     "ObjectConfig",
+    "PipeConfig",
     "PlannedDevice",
     "PtyConfig",
     "RngBuiltinConfig",
@@ -136,7 +138,7 @@ class MachineConfig:
     accel: str = "tcg"
     log_items: frozenset[str] = frozenset()
     log_file: StrPath | None = None
-    trace: TraceConfig = TraceConfig()
+    trace: TraceConfig = field(default_factory=TraceConfig)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -11,6 +11,10 @@ from emu.config_devices import PlannedDevice
 
 #: Unit address of the first virtual terminal on the VIO bus, as in QEMU's pseries.
 FIRST_VTY_REG = 0x7100_0000
+#: As many interrupts as there are for them in machines.pseries.
+MAX_VTYS = 0x80
+#: As in machines.pseries.machine, whose import would take long.
+_NVRAM_REG = 0x7100_0100
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def plan_vtys(
 ) -> tuple[VtyConfig, ...]:
     """All terminals: the serial ports from FIRST_VTY_REG on, then the spapr-vty devices.
 
-    ConfigError for two at one address, or a chardev that is used twice.
+    ConfigError for too many, or two at one address.
     """
     asked = {device.where: device for device in devices if device.driver.name == "spapr-vty"}
     terminals = [
@@ -55,8 +59,10 @@ def plan_vtys(
 
 
 def _check(terminals: list[tuple[str, VtyConfig]]) -> None:
-    regs: set[int] = set()
-    for where, vty in terminals:
+    regs = {_NVRAM_REG}
+    for index, (where, vty) in enumerate(terminals):
+        if index == MAX_VTYS:
+            raise ConfigError(f"only {MAX_VTYS} terminals are supported", where)
         if vty.reg in regs:
             raise ConfigError(f"spapr-vty devices conflict at address {vty.reg:#x}", where)
         regs.add(vty.reg)

@@ -84,7 +84,7 @@ class PlannedDevice:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """Everything that devices are checked against."""
+    """Everything that devices are checked against; `serial` also has the monitors' chardevs."""
 
     machine: str
     machine_type: MachineType

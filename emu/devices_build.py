@@ -235,7 +235,10 @@ class _Builder:
         chardev = planned.values.get("chardev")
         opened = None
         if isinstance(chardev, str):
-            opened = self._open_chardev(self._config.chardevs[chardev])
+            try:
+                opened = self._open_chardev(self._config.chardevs[chardev])
+            except ConfigError as error:
+                raise ConfigError(str(error), f"chardevs[{chardev}]") from error
             self.devices.keep(opened)
         return PortConfig(
             nr=number if isinstance(number, int) else None,

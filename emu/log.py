@@ -5,7 +5,8 @@
     if _hcall.enabled:
         _hcall("H_ENTER(%#x) -> %d", index, result)
 
-The guard is one attribute; an item that is off costs nothing else.
+The guard is one attribute; an item that is off costs nothing else.  Items that come from compiled
+code (:data:`NATIVE`) are written by :mod:`emu.trace`, as text.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -42,6 +43,10 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 )
 
 
+#: Items that compiled code shows: a machine has to be told when they change (``Tracer``).
+NATIVE = frozenset({"in_asm", "exec", "cpu", "int", "mmu"})
+
+
 class LogItem:
     """One `-d` item; call it to log a line, formatted as by `logging`."""
 
@@ -61,6 +66,7 @@ class LogItem:
 _items = {name: LogItem(name) for name in DESCRIPTIONS}
 _seen: set[tuple[str, str, str]] = set()
 _seen_lock = threading.Lock()
+_before_line: list[Callable[[], None]] = []
 
 
 def log(item: str) -> LogItem:
@@ -100,6 +106,66 @@ class _Formatter(logging.Formatter):
         return f"ppc64emu: {record.levelname.lower()}: {text}"
 
 
+class _InOrder(logging.Filter):
+    """Lets everything through, after what compiled code has noted so far."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for drain in list(_before_line):
+            drain()
+        return True
+
+
+def add_source(drain: Callable[[], None]) -> None:
+    """Call a function before each line, so that it writes what came before.  Any thread."""
+    _before_line.append(drain)
+
+
+def remove_source(drain: Callable[[], None]) -> None:
+    """End :func:`add_source`."""
+    if drain in _before_line:
+        _before_line.remove(drain)
+
+
+def write_text(text: str) -> None:
+    """Write whole lines to the log as they are; any thread.
+
+    A file that cannot be written loses them: the guest goes on.
+    """
+    for handler in logging.getLogger(LOGGER).handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.acquire()
+            try:
+                handler.stream.write(text)
+                handler.flush()
+            except (OSError, ValueError) as error:
+                _complain_once(error)
+            finally:
+                handler.release()
+
+
+def _complain_once(error: Exception) -> None:
+    with _seen_lock:
+        first = ("log", "", "") not in _seen
+        _seen.add(("log", "", ""))
+    if first:
+        print(f"ppc64emu: the log cannot be written: {error}", file=sys.stderr)
+
+
+def set_items(items: Iterable[str]) -> None:
+    """Turn exactly `items` on, while running; ConfigError for an unknown one.
+
+    Machines have to be told (``emu.trace.control.Tracer.refresh``).
+    """
+    wanted = check_items(items)
+    for item in _items.values():
+        item.enabled = item.name in wanted
+
+
+def enabled_items() -> frozenset[str]:
+    """The names of the items that are on."""
+    return frozenset(item.name for item in _items.values() if item.enabled)
+
+
 def configure_logging(items: Iterable[str] = (), file: str | None = None) -> None:
     """Turn exactly `items` on and send the log to `file`, or to stderr if None.
 
@@ -114,6 +180,7 @@ def configure_logging(items: Iterable[str] = (), file: str | None = None) -> Non
     except OSError as error:
         raise ConfigError(f"could not open '{file}': {error.strerror}", "log_file") from error
     handler.setFormatter(_Formatter())
+    handler.addFilter(_InOrder())
     for name in (LOGGER, "emu"):  # "emu": loggers that are named after their modules
         logger = logging.getLogger(name)
         for old in list(logger.handlers):
@@ -122,8 +189,7 @@ def configure_logging(items: Iterable[str] = (), file: str | None = None) -> Non
         logger.addHandler(handler)
         logger.propagate = False
     logging.getLogger(LOGGER).setLevel(logging.DEBUG)
-    for item in _items.values():
-        item.enabled = item.name in wanted
+    set_items(wanted)
     with _seen_lock:
         _seen.clear()
 
@@ -135,5 +201,6 @@ def check_items(items: Iterable[str]) -> frozenset[str]:
         return frozenset(DESCRIPTIONS)
     for item in sorted(wanted):
         if item not in DESCRIPTIONS:
-            raise ConfigError(f"unknown log item '{item}' (use -d help for a list)", "log_items")
+            known = ", ".join(DESCRIPTIONS)
+            raise ConfigError(f"unknown log item '{item}'; known are {known}, all", "log_items")
     return wanted

@@ -7,6 +7,7 @@ with Machine(MachineConfig(kernel="vmlinux", append="console=hvc0")) as machine:
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import sys
@@ -45,6 +46,7 @@ EXIT_OK, EXIT_ERROR, EXIT_PANICKED = 0, 1, 3
 _OVER = (RunState.SHUTDOWN, RunState.GUEST_PANICKED, RunState.INTERNAL_ERROR)
 _FLUSH_SECONDS = 5.0
 _POLL_SECONDS = 0.5
+_STUCK_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -238,6 +240,8 @@ class Machine:
             try:
                 return future.result(_POLL_SECONDS)
             except TimeoutError:
+                if self.migration.lacks_memory:
+                    raise MigrationError("the guest waits for memory that does not come") from None
                 if not thread.is_alive() and not future.done():
                     raise MigrationError("the guest has ended") from None
 
@@ -277,6 +281,8 @@ class Machine:
         :class:`MigrationError` while a migration has the guest stand still.  Before a guest has
         come in, it says that it is to run then.
         """
+        if self.migration.lacks_memory:
+            raise MigrationError("the guest waits for memory that does not come")
         if self.state.state is RunState.POSTMIGRATE:
             self.migration.take_back()
         with self._wanted:
@@ -312,10 +318,18 @@ class Machine:
         self._reset_wanted = True
         self._kick()
 
+    def powerdown(self) -> None:
+        """Ask the guest to shut down, as its power button would."""
+        self.post(self.board.press_power_button)
+        self.event("POWERDOWN")
+
     def quit(self) -> None:
         """End at once, as pulling the plug."""
         self._over = True
-        if not self._thread.is_alive():
+        self.migration.leave()
+        if self.migration.lacks_memory:  # the vCPU may wait for ever
+            self.state.set(RunState.SHUTDOWN)
+        elif not self._thread.is_alive():
             self._end(RunState.SHUTDOWN)
         self._kick()
 
@@ -325,7 +339,10 @@ class Machine:
             return
         self.quit()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_STUCK_SECONDS if self.migration.lacks_memory else None)
+        if self._thread.is_alive():
+            self._close_stuck()
+            return
         self.migration.close()
         if self.gdb is not None:
             self.gdb.close()
@@ -333,6 +350,13 @@ class Machine:
         self.trace.close()
         self.board.close()
         self._close_host()
+
+    def _close_stuck(self) -> None:
+        """Close what can be while the vCPU waits for memory: it must never go on without it."""
+        self._closed = True
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))  # its memory stays as long as it waits
+        for chardev in self._chardevs:
+            chardev.close()
 
     def _close_host(self) -> None:
         self.migration.close()
@@ -410,6 +434,23 @@ class Machine:
         """A guest has come in: run it, unless ``-S`` or :meth:`stop` says otherwise."""
         self.state.set(RunState.PAUSED, only_from=RunState.INMIGRATE)
         if self._run_incoming:
+            self.cont()
+
+    def pause_for_memory(self) -> bool:
+        """Memory of the guest does not come: it stands still; whether it ran.
+
+        The vCPU thread may be waiting for memory already, so the state changes without it.
+        """
+        runs = not self._paused
+        self._paused = True
+        self._kick()
+        self.state.set(RunState.PAUSED, only_from=RunState.RUNNING)
+        return runs
+
+    def memory_comes(self, run: bool) -> None:
+        """Memory comes again."""
+        self.on_vcpu(lambda: None)  # it has seen that it is paused
+        if run:
             self.cont()
 
     def incoming_failed(self, why: str) -> None:
@@ -490,6 +531,9 @@ class Machine:
 
     def _do_reset(self) -> None:
         self._reset_wanted = False
+        self.migration.await_memory()
+        if self._over:
+            return
         self.resets += 1
         self.board.reset()
         self.event("RESET", {"guest": True, "reason": "guest-reset"})

@@ -15,7 +15,10 @@ HEADER = struct.Struct(">10I")
 _BEGIN_NODE, _END_NODE, _PROP, _NOP, _END = 1, 2, 3, 4, 9
 _OLDEST_VERSION = 16
 _PROP_HEADER = 12  # tag, length of the value, offset of the name
-MAX_DEPTH = 64
+_MAX_DEPTH = 64
+#: Of a node's or a property's name, in bytes; the specification has 31 and a unit address.
+#: Without a limit a small hostile tree would make us copy one long name again and again.
+MAX_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,9 @@ def _aligned(size: int) -> int:
 
 
 def _string(blob: bytes | bytearray, start: int, end: int) -> bytes:
-    stop = blob.find(b"\0", start, end)
+    stop = blob.find(b"\0", start, min(end, start + MAX_NAME + 1))
     if stop < 0:
-        raise ValueError("device tree: a name without an end")
+        raise ValueError("device tree: a name without an end, or too long")
     return bytes(blob[start:stop])
 
 
@@ -71,7 +74,7 @@ def walk(blob: bytes | bytearray) -> Iterator[FlatProperty]:
         (tag,) = struct.unpack_from(">I", blob, at)
         if tag == _NOP:
             at += 4
-        elif tag == _BEGIN_NODE and len(path) < MAX_DEPTH:
+        elif tag == _BEGIN_NODE and len(path) < _MAX_DEPTH:
             name = _string(blob, at + 4, end)
             path.append(name.decode("latin-1"))
             at += 4 + _aligned(len(name) + 1)

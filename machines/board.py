@@ -89,6 +89,10 @@ class Board(ABC):
         """State besides RAM with sections of a form of its own."""
         return ()
 
+    def press_power_button(self) -> None:
+        """Ask the guest to shut down; nothing happens on a board without such a button."""
+        return
+
     def virtio_devices(self) -> Sequence[VirtioDevice]:
         """Every virtio device on the board."""
         return ()
@@ -102,6 +106,12 @@ class Board(ABC):
         """The guest goes on here: devices look at their queues again."""
         for device in self.virtio_devices():
             device.resume()
+
+    def expect_missing_memory(self, missing: bool) -> None:
+        """Whether RAM may have to be waited for: the GIL is not held for it then."""
+        for device in self.virtio_devices():
+            for queue in device.queues:
+                queue.release_gil(missing)
 
     def claim_host(self) -> None:
         """Take what only one process may use; ConfigError if another one does, with none taken."""

@@ -50,7 +50,7 @@ def parse_ipv4(text: str, error: str) -> int:
     """An address in any form `inet_aton` takes; ConfigError with that message for others."""
     try:
         return int.from_bytes(socket.inet_aton(text), "big")
-    except OSError:
+    except (OSError, UnicodeError):
         raise ConfigError(error) from None
 
 
@@ -58,7 +58,7 @@ def parse_ipv6(text: str, error: str) -> bytes:
     """An IPv6 address; ConfigError with that message if it is none."""
     try:
         return socket.inet_pton(socket.AF_INET6, text)
-    except OSError:
+    except (OSError, UnicodeError):
         raise ConfigError(error) from None
 
 

@@ -7,6 +7,7 @@ errors are in QEMU's words.
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from emu.events import EventLoop
 
 _IFNAMSIZ = 16
+_MAX_BOOTFILE = 127  # and a NUL, in a BOOTP message (RFC 951)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,10 @@ class UserNetConfig(NetdevConfig):
             ("vhostname", self.hostname),  # QEMU's name of it
             ("tftp-server-name", self.tftp_server_name),
         ):
-            if text is not None and len(text.encode()) > 255:
+            if text is not None and len(os.fsencode(text)) > 255:
                 raise ConfigError(f"'{name}' parameter cannot exceed 255 bytes")
+        if self.bootfile is not None and len(os.fsencode(self.bootfile)) > _MAX_BOOTFILE:
+            raise ConfigError(f"'bootfile' parameter cannot exceed {_MAX_BOOTFILE} bytes")
 
     def ipv4_addresses(self) -> Ipv4Addresses:
         """The IPv4 network."""
@@ -160,7 +164,7 @@ class SocketAddress:
             raise ConfigError(f"Parameter 'type' does not accept value '{self.type}'")
         if self.type == "unix" and not self.path:
             raise ConfigError("Parameter 'path' is missing")
-        if self.type == "unix" and len(self.path.encode()) > 107:
+        if self.type == "unix" and len(os.fsencode(self.path)) > 107:
             raise ConfigError(f"UNIX socket path '{self.path}' is too long")
         if self.type == "inet" and not 0 <= self.port <= 65535:
             raise ConfigError(f"port {self.port} is out of range")
@@ -245,7 +249,7 @@ class TapConfig(NetdevConfig):
             )
         if self.script not in ("no", "") or self.downscript not in ("no", ""):
             raise ConfigError("tap scripts are not supported: use script=no,downscript=no")
-        if len(self.ifname.encode()) >= _IFNAMSIZ:
+        if len(os.fsencode(self.ifname)) >= _IFNAMSIZ:
             raise ConfigError(f"interface name '{self.ifname}' is too long")
 
 

@@ -106,9 +106,10 @@ def _resolve(address: SocketAddress, kind: int, passive: bool = False) -> tuple[
     family = socket.AF_UNSPEC if address.host else socket.AF_INET
     try:
         found = socket.getaddrinfo(address.host or None, address.port, family, kind, 0, flags)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what cannot be a name
+        reason = error.strerror if isinstance(error, OSError) else "Name or service not known"
         raise ConfigError(
-            f"address resolution failed for {address.host}:{address.port}: {error.strerror}"
+            f"address resolution failed for {address.host}:{address.port}: {reason}"
         ) from None
     return found[0][0], found[0][4]
 

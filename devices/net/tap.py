@@ -115,7 +115,7 @@ def _open(config: TapConfig) -> tuple[int, str, bool]:
             raise ConfigError("vnet_hdr=1 requested, but no kernel support for IFF_VNET_HDR")
         if config.vnet_hdr is not False:
             flags |= features & _IFF_VNET_HDR
-        request = _IFREQ.pack(config.ifname.encode(), flags)
+        request = _IFREQ.pack(os.fsencode(config.ifname), flags)
         name, _ = _IFREQ.unpack(fcntl.ioctl(fd, _TUNSETIFF, request))
     except OSError as error:
         os.close(fd)
@@ -125,7 +125,7 @@ def _open(config: TapConfig) -> tuple[int, str, bool]:
     except BaseException:
         os.close(fd)
         raise
-    return fd, name.rstrip(b"\0").decode(), bool(flags & _IFF_VNET_HDR)
+    return fd, os.fsdecode(name.rstrip(b"\0")), bool(flags & _IFF_VNET_HDR)
 
 
 def _adopt(fd: int) -> tuple[int, str, bool]:
@@ -134,4 +134,4 @@ def _adopt(fd: int) -> tuple[int, str, bool]:
         name, flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
     except OSError as error:
         raise ConfigError(f"Can't use file descriptor {fd}: {error.strerror}") from None
-    return fd, name.rstrip(b"\0").decode(), bool(flags & _IFF_VNET_HDR)
+    return fd, os.fsdecode(name.rstrip(b"\0")), bool(flags & _IFF_VNET_HDR)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import os
 import select
 import threading
 import time
@@ -50,7 +51,8 @@ class _Timer:
 class UserBackend(NetBackend):
     """A network of one guest behind NAT (`-netdev user`).
 
-    ConfigError if libslirp is missing, or a forwarding rule cannot be set up.
+    ConfigError if libslirp is missing, a forwarding rule cannot be set up, or `tftp` is no
+    directory.
     """
 
     large_tcp = True
@@ -58,6 +60,8 @@ class UserBackend(NetBackend):
 
     def __init__(self, config: UserNetConfig, loop: EventLoop) -> None:
         super().__init__(config.id, loop)
+        if config.tftp is not None and not os.path.isdir(config.tftp):
+            raise ConfigError(f"could not serve '{config.tftp}' by TFTP: not a directory")
         self._lock = threading.Lock()  # around every call of the library
         self._library = slirp.Library()
         self._output: list[bytes] = []  # frames for the guest, of the call in progress
@@ -266,11 +270,11 @@ def _structure(
     """The library's configuration, and what must live as long as it."""
 
     def text(value: str | None) -> bytes | None:
-        return None if value is None else value.encode()
+        return None if value is None else os.fsencode(value)
 
     ipv4, ipv6 = config.ipv4_addresses(), config.ipv6_addresses()
     search = (c_char_p * (len(config.dnssearch) + 1))(
-        *(name.encode() for name in config.dnssearch), None
+        *(os.fsencode(name) for name in config.dnssearch), None
     )
     structure = slirp.SlirpConfig(
         version=4 if library.numbered_timers else 1,

@@ -12,6 +12,7 @@ QEMU reads them in a legacy guest's order.
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ class VirtioBlock(VirtioDevice):
         self.options = options
         self.image = image
         self.flight = Flight(image, name, self._announce)
-        self._serial = options.serial.encode()[:ID_SIZE]
+        self._serial = os.fsencode(options.serial)[:ID_SIZE]
         self._closed = False
         self._budget_due = 0.0
         self._copying = 0  # bytes of this notification for which _is_copy() holds

@@ -244,7 +244,7 @@ class VirtioSerial(VirtioDevice):
 
     def _host_connected(self, nr: int, connected: bool) -> None:
         port = self.ports.get(nr)
-        if port is None or port.host_connected == connected:
+        if port is None or port.host_connected == connected or self.frozen:
             return
         port.host_connected = connected
         if not connected:
@@ -281,7 +281,9 @@ class VirtioSerial(VirtioDevice):
 
     def _receive(self, port: Port) -> None:
         """Give the driver what input there is, if it has the port open."""
-        if port.input is not None and port.guest_connected and port.receive.enabled:
+        if self.frozen or port.input is None or not port.guest_connected:
+            return
+        if port.receive.enabled:
             self.push(port.receive, port.input.fill(port.receive))
 
     # Control messages
@@ -296,7 +298,7 @@ class VirtioSerial(VirtioDevice):
 
     def _send_control(self) -> None:
         queue = self.queues[CONTROL_RECEIVE]
-        if len(self.backlog) and queue.enabled:
+        if len(self.backlog) and queue.enabled and not self.frozen:
             self.push(queue, self.backlog.deliver(queue, self.endian))
 
     def _take_control(self, queue: VirtQueue) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class PortConfig:
     chardev: Chardev | None = None
 
     def __post_init__(self) -> None:
-        if len(self.name.encode()) > MAX_NAME:
+        if len(os.fsencode(self.name)) > MAX_NAME:
             raise ConfigError(f"virtserialport name is longer than {MAX_NAME} bytes")
         if "\0" in self.name:
             raise ConfigError("virtserialport name contains a NUL")
@@ -54,7 +55,7 @@ class Port:
     @property
     def name(self) -> bytes:
         """Its name, as the driver gets it."""
-        return self.config.name.encode()
+        return os.fsencode(self.config.name)
 
     def drop_element(self) -> None:
         """Forget output that did not fit yet."""

@@ -65,6 +65,7 @@ class VirtioDevice:
         self.features = 0
         self._unknown_features = 0  # acknowledged by the driver, never offered
         self.broken = False
+        self.frozen = False  # between quiesce() and resume(): nothing touches guest memory
         self.config_generation = 0
         self.latched_endian = GuestEndian.BIG
 
@@ -87,6 +88,9 @@ class VirtioDevice:
         offered = self.offered_features(modern)
         self.features = value & offered
         self._unknown_features = value & ~offered
+        if _virtio_log.enabled:
+            kind = "modern" if modern else "legacy"
+            _virtio_log("%s: features %#x of %#x, %s", self.name, value, offered, kind)
         self._refresh_queues()
         self.on_features()
 
@@ -131,11 +135,13 @@ class VirtioDevice:
 
     def notify(self, index: int) -> None:
         """The driver has made buffers available (2.9)."""
-        if self.broken or not 0 <= index < len(self.queues):
+        if self.broken or self.frozen or not 0 <= index < len(self.queues):
             if index >= len(self.queues):
                 guest_error(self.name, "notification of queue %d, which is not there", index)
             return
         queue = self.queues[index]
+        if _virtio_log.enabled:
+            _virtio_log("%s: notify queue %d", self.name, index)
         if not queue.enabled or not self._driver_ready:
             return
         self.handle_queue(queue)
@@ -150,9 +156,13 @@ class VirtioDevice:
         """The driver has placed a queue."""
         queue.set_flags(self._queue_flags())
         queue.enable()
+        if _virtio_log.enabled:
+            _virtio_log("%s: queue %d enabled, %s", self.name, queue.index, queue.describe())
 
     def reset_queue(self, queue: VirtQueue) -> None:
         """The driver takes a queue back (2.6.1)."""
+        if _virtio_log.enabled:
+            _virtio_log("%s: queue %d reset", self.name, queue.index)
         self.on_queue_reset(queue)
         queue.reset()
 
@@ -167,6 +177,9 @@ class VirtioDevice:
 
     def config_write(self, offset: int, data: bytes, *, modern: bool) -> None:
         """The driver writes the configuration space."""
+        if _virtio_log.enabled:
+            order = self._config_endian(modern).order
+            _virtio_log("%s: config %#x := %s (%s-endian)", self.name, offset, data.hex(), order)
         self.write_config(offset, data, self._config_endian(modern))
 
     def _config_endian(self, modern: bool) -> GuestEndian:
@@ -276,11 +289,20 @@ class VirtioDevice:
         queue.has_work()
         self.check_queue(queue)
 
+    def freeze(self) -> None:
+        """The guest stands still for a migration: from now on its memory stays as it is.
+
+        What the host has for it waits until :meth:`resume`, here or at the destination.
+        """
+        self.quiesce()
+        self.frozen = True
+
     def resume(self) -> None:
         """Last phase, here or at a source that keeps its guest: look at every queue once.
 
         A notification may have been lost on the way, so the driver gets one for each queue.
         """
+        self.frozen = False
         for queue in self.queues:
             if queue.enabled and not self.broken:
                 self.notify(queue.index)

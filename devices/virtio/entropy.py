@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class FileEntropy:
 
     def __init__(self, path: str, loop: EventLoop, ready: Callable[[], None]) -> None:
         try:
+            if os.path.isdir(path):  # which opens, but does not read
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise ConfigError(f"could not open '{path}': {error.strerror}") from error

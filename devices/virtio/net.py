@@ -126,6 +126,16 @@ class VirtioNet(VirtioDevice):
         self._place_control_queue()
         self.set_guest_offloads(self.features & GUEST_OFFLOADS)
 
+    def quiesce(self) -> None:
+        """Give receive buffers back that no frame has filled yet."""
+        for receive in self._receive_queues:
+            receive.give_back()
+
+    def resume(self) -> None:
+        """Also take the frames that have come meanwhile."""
+        super().resume()
+        self._receive_arrived()
+
     def on_queue_reset(self, queue: VirtQueue) -> None:
         """Forget the elements of a receive queue."""
         index = self._receive_index(queue)
@@ -267,8 +277,10 @@ class VirtioNet(VirtioDevice):
 
     def _receive_arrived(self) -> None:
         with self._flow_lock:
-            frames, self._arrived = self._arrived, []
             self._posted = False
+            if self.frozen:
+                return
+            frames, self._arrived = self._arrived, []
         self._receive(frames)
         self._flow_control()
 

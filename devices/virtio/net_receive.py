@@ -64,6 +64,11 @@ class ReceiveQueue:
         self.waiting.clear()
         self.taken.clear()
 
+    def give_back(self) -> None:
+        """Give the elements that are not filled back to the queue; frames wait on."""
+        self._queue.rewind(list(self.taken))
+        self.taken.clear()
+
     def add(self, frame: bytes) -> None:
         """A frame has come; :meth:`fill` hands it over."""
         if len(self.waiting) < WAITING_LIMIT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -100,7 +101,7 @@ class VirtQueue:
         from devices.virtio import ring
 
         self.index = index
-        self._ring = ring
+        self._ring: Any = ring
         self._dma = dma
         self._array = np.zeros(1, records.QUEUE_DTYPE)
         self.record: Any = self._array[0]
@@ -118,6 +119,12 @@ class VirtQueue:
             record[name] = 0
         record["size"] = record["max_size"]
         record["avail_wrap"] = record["used_wrap"] = record["notification"] = 1
+
+    def release_gil(self, release: bool) -> None:
+        """Let other threads use Python during calls: guest RAM may have to be waited for."""
+        from devices.virtio import ring, ring_nogil
+
+        self._ring = ring_nogil if release else ring
 
     @property
     def size(self) -> int:
@@ -158,6 +165,15 @@ class VirtQueue:
         """Start at the beginning of the rings."""
         self.record["enabled"] = 1
 
+    def describe(self) -> str:
+        """Size, format, byte order and places, for logs and monitors."""
+        record = self.record
+        flags = int(record["flags"])
+        kind = "packed" if flags & records.PACKED else "split"
+        order = "big" if flags & records.BIG_ENDIAN else "little"
+        places = (int(record[name]) for name in ("desc", "driver", "device"))
+        return f"{self.size} entries, {kind}, {order}-endian, at " + ", ".join(map(hex, places))
+
     def has_work(self) -> bool:
         """Whether the driver has made something available."""
         return bool(self._ring.has_work(self.address))
@@ -168,7 +184,7 @@ class VirtQueue:
 
     def pop(self, limit: int = _BATCH) -> list[Element]:
         """Take up to ``limit`` elements in the driver's order; check :attr:`error` after it."""
-        scratch = _scratch()
+        scratch = _per_thread.scratch
         count = int(
             self._ring.pop(
                 self.address,
@@ -189,7 +205,7 @@ class VirtQueue:
         """Return elements with the bytes written to each; True if the driver wants an interrupt."""
         if not used:
             return False
-        scratch = _scratch()
+        scratch = _per_thread.scratch
         wants = 0
         for start in range(0, len(used), _BATCH):
             piece = used[start : start + _BATCH]
@@ -214,7 +230,7 @@ class VirtQueue:
 
 
 class _Scratch:
-    """Where :func:`ring.pop` puts a batch; one for all queues, there is one vCPU thread."""
+    """Where :func:`ring.pop` puts a batch, for all queues of a thread."""
 
     def __init__(self) -> None:
         self.elements = np.zeros(_BATCH, records.ELEMENT_DTYPE)
@@ -226,10 +242,13 @@ class _Scratch:
         self.used_address: int = self.used.ctypes.data
 
 
-_kept: list[_Scratch] = []
+class _PerThread(threading.local):
+    """Machines in one process have a vCPU thread each, and Python may go over from one to the
+    other after any call.
+    """
+
+    def __init__(self) -> None:
+        self.scratch = _Scratch()
 
 
-def _scratch() -> _Scratch:
-    if not _kept:
-        _kept.append(_Scratch())
-    return _kept[0]
+_per_thread = _PerThread()

@@ -51,6 +51,13 @@ class FileConfig(ChardevConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PipeConfig(ChardevConfig):
+    """Two named pipes, `path`.in and `path`.out, or one file for both directions."""
+
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class PtyConfig(ChardevConfig):
     """A new pseudo terminal, whose name is printed."""
 

@@ -9,6 +9,7 @@ from emu.chardev.config import (
     ChardevConfig,
     FileConfig,
     MemoryConfig,
+    PipeConfig,
     PtyConfig,
     SocketConfig,
     StdioConfig,
@@ -48,6 +49,10 @@ def _open_backend(config: ChardevConfig, loop: EventLoop) -> Chardev:
             return FileChardev(config.id, loop, config.path, append=config.append)
         case MemoryConfig():
             return MemoryChardev(config.id, loop, capacity=config.size)
+        case PipeConfig():
+            from emu.chardev.pipe import PipeChardev
+
+            return PipeChardev(config.id, loop, config.path)
         case PtyConfig():
             from emu.chardev.pty import PtyChardev
 

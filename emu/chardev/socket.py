@@ -34,7 +34,7 @@ class SocketChardev(FdChardev):
         else:
             try:
                 self._connected(_connect(config))
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 raise self._error("failed to connect to", error) from error
 
     @property
@@ -66,7 +66,7 @@ class SocketChardev(FdChardev):
     def _listen(self) -> None:
         try:
             self._listener = _bind(self._config)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise self._error("failed to listen on", error) from error
         self._bound_path = self._config.path
         if self._config.wait:
@@ -109,7 +109,7 @@ class SocketChardev(FdChardev):
     def _try_connect(self) -> None:
         try:
             peer = _connect(self._config)
-        except OSError:
+        except (OSError, UnicodeError):
             self._timer = self.loop.call_later(self._config.reconnect, self._connect_again)
             return
         if not self.loop.call_soon_threadsafe(self._connected, peer):
@@ -144,8 +144,11 @@ class SocketChardev(FdChardev):
         if self._output is output:
             self._hangup(error)
 
-    def _error(self, what: str, error: OSError) -> ConfigError:
-        return ConfigError(f"{what} '{self._config.address}': {error.strerror or error}")
+    def _error(self, what: str, error: OSError | UnicodeError) -> ConfigError:
+        reason = "Name or service not known"  # UnicodeError: it cannot be a name
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        return ConfigError(f"{what} '{self._config.address}': {reason}")
 
 
 def _connect(config: SocketConfig) -> socket.socket:

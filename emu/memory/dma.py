@@ -75,18 +75,24 @@ class Dma:
     def read(self, address: int, size: int) -> bytes:
         """Bytes at a guest real address."""
         self._check(address, size)
+        if self._ram.touch is not None:
+            self._ram.wait_for(address, size)
         return self._ram.read(address, size)
 
     def write(self, address: int, data: bytes | memoryview) -> None:
         """Copy bytes to a guest real address."""
         self._check(address, len(data))
         if len(data):
+            if self._ram.touch is not None:
+                self._ram.wait_for(address, len(data))
             self._ram.write(address, data)
             self._written(address, len(data))
 
     def view(self, address: int, size: int) -> memoryview:
         """RAM itself, writable, for host I/O; call :meth:`written` after writing to it."""
         self._check(address, size)
+        if self._ram.touch is not None:
+            self._ram.wait_for(address, size)
         return self._memory[address : address + size]
 
     def written(self, address: int, size: int) -> None:
@@ -99,6 +105,7 @@ class Dma:
         """Zero bytes at a guest real address."""
         self._check(address, size)
         if size:
+            self._ram.wait_for(address, size)
             self._ram.view[address : address + size] = 0
             self._written(address, size)
 

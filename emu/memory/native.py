@@ -99,6 +99,12 @@ def call_3(typingctx: Any, function: Any, a: Any, b: Any, c: Any) -> Any:
     return _native_call(3)
 
 
+@intrinsic
+def call_4(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Call the native ``uint64 function(uint64, uint64, uint64, uint64)`` at an address."""
+    return _native_call(4)
+
+
 def _native_call(arity: int) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function_type = ir.FunctionType(_U64, [_U64] * arity)

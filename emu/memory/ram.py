@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,9 @@ class GuestRam:
         )
         self.view: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         self.address: int = self.view.ctypes.data
+        #: While pages may be missing (post-copy): reads a range of host addresses without the GIL,
+        #: which waits for them.
+        self.touch: Callable[[int, int], object] | None = None
 
     @property
     def memory(self) -> memoryview:
@@ -47,12 +52,40 @@ class GuestRam:
         """Give the whole host pages of a range back to the host: they read as zeros from then on.
 
         Returns the range given back, (address, size); the caller checked :meth:`contains`.
+        Nothing while pages may be missing: the source would be asked for these again.
         """
+        if self.touch is not None:
+            return address, 0
         start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
         given = max((address + size) // mmap.PAGESIZE * mmap.PAGESIZE - start, 0)
         if given:
             self._map.madvise(mmap.MADV_DONTNEED, start, given)
         return start, given
+
+    def discard_for_source(self, address: int, size: int) -> None:
+        """Let whole pages be missing: a source has newer ones."""
+        self._map.madvise(mmap.MADV_DONTNEED, address, size)
+
+    def wait_for(self, address: int, size: int) -> None:
+        """Return when no page of a range is missing; others can use Python meanwhile."""
+        if self.touch is not None:
+            self.touch(self.address + address, size)
+
+    def present(self, first: int, count: int) -> npt.NDArray[np.bool_]:
+        """Which of ``count`` pages from number ``first`` on the host has memory for.
+
+        The others read as zeros.  All of them, where the host does not tell.
+        """
+        start = (self.address // PAGE_SIZE + first) * 8
+        try:
+            with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+                entries = np.frombuffer(os.pread(pagemap.fileno(), 8 * count, start), "<u8")
+        except OSError:
+            entries = np.empty(0, np.uint64)
+        if len(entries) < count or mmap.PAGESIZE != PAGE_SIZE:
+            return np.ones(count, np.bool_)
+        found: npt.NDArray[np.bool_] = entries >> 62 != 0  # present, or swapped out
+        return found
 
     def contains(self, address: int, size: int) -> bool:
         """Whether ``size`` bytes at a guest real address lie in RAM."""

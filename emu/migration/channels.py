@@ -10,12 +10,13 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from emu.chardev.config import ConfigError
 from emu.migration.stream import Buffer, MigrationError
 
 _BUFFER = 1 << 20
+_POLL_MILLISECONDS = 100
 
 
 class SocketChannel:
@@ -37,6 +38,18 @@ class SocketChannel:
     def read(self, size: int) -> bytes:
         """What has arrived, up to ``size`` bytes."""
         return self._socket.recv(min(size, _BUFFER))
+
+    def read_into(self, views: Sequence[memoryview]) -> int:
+        """What has arrived, into buffers."""
+        return self._socket.recvmsg_into(views, 0, socket.MSG_WAITALL)[0]
+
+    def fileno(self) -> int:
+        """For ``select``."""
+        return self._socket.fileno()
+
+    def detach_copy(self) -> socket.socket:
+        """The same connection once more."""
+        return self._socket.dup()
 
     def settimeout(self, seconds: float | None) -> None:
         """How long a read may take."""
@@ -80,25 +93,39 @@ class FileChannel:
         self._sync = sync
         self._process = process
         self._aborted = False
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.set_blocking(fd, False)  # a reader that stops must not keep us from aborting
 
     def write(self, data: Buffer) -> None:
         """Write all of it."""
         view = memoryview(data)
         while view:
             self._wait(select.POLLOUT)
-            view = view[os.write(self._fd, view) :]
+            with contextlib.suppress(BlockingIOError):
+                view = view[os.write(self._fd, view[:_BUFFER]) :]
 
     def read(self, size: int) -> bytes:
         """The next bytes, up to ``size``."""
-        self._wait(select.POLLIN)
-        return os.read(self._fd, min(size, _BUFFER))
+        while True:
+            self._wait(select.POLLIN)
+            with contextlib.suppress(BlockingIOError):
+                return os.read(self._fd, min(size, _BUFFER))
+
+    def read_into(self, views: Sequence[memoryview]) -> int:
+        """The next bytes, into buffers."""
+        while True:
+            self._wait(select.POLLIN)
+            with contextlib.suppress(BlockingIOError):
+                return os.readv(self._fd, views)
 
     def _wait(self, event: int) -> None:
         poll = select.poll()
         poll.register(self._fd, event)
-        while not poll.poll(100):
-            if self._aborted:
-                raise OSError(0, "cancelled")
+        while not poll.poll(_POLL_MILLISECONDS):
+            self._check_aborted()
+        self._check_aborted()
+
+    def _check_aborted(self) -> None:
         if self._aborted:
             raise OSError(0, "cancelled")
 
@@ -107,12 +134,15 @@ class FileChannel:
 
     def finish(self) -> None:
         """Wait until everything is safely at its place; raises ``OSError``."""
-        if self._sync:
+        if self._sync and stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.fsync(self._fd)
         if self._process is not None:
             os.close(self._fd)
             self._fd = -1
-            status = self._process.wait()
+            while (status := self._process.poll()) is None:
+                self._check_aborted()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_POLL_MILLISECONDS / 1000)
             if status:
                 raise OSError(0, f"the command ended with status {status}")
 
@@ -157,7 +187,10 @@ def _tcp_address(text: str) -> tuple[str, int]:
     match = re.fullmatch(r"(\[[^]]*\]|[^:,]*):(\d+)(?:,.*)?", text)
     if not match:
         raise ConfigError(f"expected tcp:HOST:PORT, not 'tcp:{text}'")
-    return match[1].strip("[]"), int(match[2])
+    port = int(match[2]) if len(match[2]) < 6 else -1
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port {match[2]} is out of range")
+    return match[1].strip("[]"), port
 
 
 def open_outgoing(uri: str) -> MigrationChannel:
@@ -166,7 +199,9 @@ def open_outgoing(uri: str) -> MigrationChannel:
     try:
         if kind == "tcp":
             host, port = _tcp_address(rest)
-            return SocketChannel(socket.create_connection((host or "localhost", port), timeout=30))
+            connection = socket.create_connection((host or "localhost", port), timeout=30)
+            connection.settimeout(None)
+            return SocketChannel(connection)
         if kind == "unix":
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.connect(rest)
@@ -179,8 +214,12 @@ def open_outgoing(uri: str) -> MigrationChannel:
             return _from_fd(int(rest))
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         return FileChannel(os.open(rest, flags, 0o600), sync=True)
-    except OSError as error:
-        raise MigrationError(f"cannot open '{uri}': {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # the latter for what can be no name
+        raise MigrationError(f"cannot open '{uri}': {_reason(error)}") from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _take(stream: object) -> int:
@@ -216,11 +255,12 @@ class Incoming:
             else:
                 fd = os.open(rest, os.O_RDONLY | os.O_CLOEXEC)
                 self._open = lambda: FileChannel(fd)
-        except OSError as error:
-            raise ConfigError(f"-incoming {uri}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"-incoming {uri}: {_reason(error)}") from error
 
     def _listen_tcp(self, host: str, port: int) -> None:
-        self._listener = socket.create_server((host or "0.0.0.0", port), backlog=1)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host or "0.0.0.0", port), family=family, backlog=1)
         self.address = f"tcp:{host or '0.0.0.0'}:{self._listener.getsockname()[1]}"
 
     def _listen_unix(self, path: str) -> None:

@@ -5,9 +5,11 @@
     )
 
 A component gives ``Description`` objects; ``save`` and ``load`` walk them.  All integers are
-big-endian in the stream.  Loading changes nothing but the fields: what depends on several of
-them, on guest memory or on byte order is checked afterwards (``check``), and what touches other
-components comes last of all (``resume``); both are the caller's three phases.
+big-endian in the stream.  Loading has two steps: :meth:`Description.read` takes a component's state
+from the stream and touches nothing, :meth:`State.apply` gives it to the component, on the thread
+that owns it.  That changes nothing but the fields: what depends on several of them, on guest
+memory or on byte order is checked afterwards (``check``), and what touches other components comes
+last of all (``resume``); both are the caller's.
 """
 
 from __future__ import annotations
@@ -82,29 +84,38 @@ class Field:
             for item in values:
                 writer.write(int(item).to_bytes(self.size, "big", signed=self.signed))
 
-    def load(self, reader: StreamReader, component: Any) -> None:
-        """Read the value into the component."""
+    def read(self, reader: StreamReader) -> Any:
+        """Read the value, for :meth:`put`; :class:`MigrationError` if it can be no such value."""
         if self.struct is not None:
-            value = self.get(component)
-            for item in [value] if self.count is None else value:
-                self.struct.load(reader, item, self.struct.version)
-            return
+            struct = self.struct
+            number = 1 if self.count is None else self.count
+            states = [struct.read(reader, struct.version) for _ in range(number)]
+            return states[0] if self.count is None else states
         if self.kind == "blob":
             length = reader.u32()
             if length > self.size:
                 raise MigrationError(f"{self.name}: {length} bytes, {self.size} at most")
-            self.set(component, reader.read(length))
-            return
+            return reader.read(length)
         if self.kind == "buffer":
-            self.set(component, reader.read(self.size))
-            return
-        count = 1 if self.count is None else self.count
-        data = reader.read(self.size * count)
+            return reader.read(self.size)
+        data = reader.read(self.size * (1 if self.count is None else self.count))
         values = [
             int.from_bytes(data[at : at + self.size], "big", signed=self.signed)
             for at in range(0, len(data), self.size)
         ]
-        self.set(component, values[0] if self.count is None else values)
+        if self.kind == "bool" and any(value > 1 for value in values):
+            raise MigrationError(f"{self.name}: {max(values)} is neither 0 nor 1")
+        return values[0] if self.count is None else values
+
+    def put(self, component: Any, value: Any) -> None:
+        """Give the component what :meth:`read` returned."""
+        if self.struct is None:
+            self.set(component, value)
+        elif self.count is None:
+            value.apply(self.get(component))
+        else:
+            for item, state in zip(self.get(component), value, strict=True):
+                state.apply(item)
 
     def describe(self, component: Any) -> list[dict[str, Any]]:
         """What the stream's description says of it; one entry an element of a structure array."""
@@ -114,24 +125,26 @@ class Field:
                 {"name": f"{self.name}_size", "type": "uint32", "size": 4},
                 {"name": self.name, "type": "buffer", "size": size},
             ]
-        entry: dict[str, Any] = {"name": self.name, "type": self.kind, "size": self.total}
-        if self.struct is not None:
-            value = self.get(component)
-            sample = value if self.count is None else value[0]
-            entry["struct"] = self.struct.describe(sample)
-        elif self.count is not None:
-            entry["array_len"] = self.count
-            entry["size"] = self.size
-        if self.struct is not None and self.count is not None:
-            entry["size"] = self.struct.size
-            return [{**entry, "index": index} for index in range(self.count)]
-        return [entry]
+        entry: dict[str, Any] = {"name": self.name, "type": self.kind, "size": self.size}
+        if self.struct is None:
+            return [entry if self.count is None else {**entry, "array_len": self.count}]
+        items = [self.get(component)] if self.count is None else self.get(component)
+        entries = [
+            {**entry, "size": self.struct.size_in(item), "struct": self.struct.describe(item)}
+            for item in items
+        ]
+        if self.count is None:
+            return entries
+        return [{**entry, "index": index} for index, entry in enumerate(entries)]
 
-    @property
-    def total(self) -> int:
-        """Bytes in the stream."""
-        size = self.size if self.struct is None else self.struct.size
-        return size * (1 if self.count is None else self.count)
+    def size_in(self, component: Any) -> int:
+        """Bytes the value takes in the stream now."""
+        if self.kind == "blob":
+            return 4 + len(bytes(self.get(component)))
+        if self.struct is None:
+            return self.size * (1 if self.count is None else self.count)
+        items = [self.get(component)] if self.count is None else self.get(component)
+        return sum(self.struct.size_in(item) for item in items)
 
 
 def _walk(target: Any, names: Sequence[str]) -> Any:
@@ -155,14 +168,14 @@ class Description:
     subsections: tuple[Description, ...] = ()
     needed: Callable[[Any], bool] | None = None
 
-    @property
-    def size(self) -> int:
+    def size_in(self, component: Any) -> int:
         """Bytes of the fields, without subsections."""
-        return sum(field.total for field in self.fields)
+        return sum(field.size_in(component) for field in self.fields)
 
     def save(self, writer: StreamWriter, component: Any) -> None:
         """Fields, then the subsections that are needed."""
-        self.save_fields(writer, component)
+        for field in self.fields:
+            field.save(writer, component)
         for subsection in self.subsections:
             if subsection.needed is None or subsection.needed(component):
                 writer.u8(SUBSECTION)
@@ -170,12 +183,11 @@ class Description:
                 writer.u32(subsection.version)
                 subsection.save(writer, component)
 
-    def save_fields(self, writer: StreamWriter, component: Any) -> None:
-        """Fields alone."""
-        for field in self.fields:
-            field.save(writer, component)
-
     def load(self, reader: StreamReader, component: Any, version: int) -> None:
+        """:meth:`read` into a component at once."""
+        self.read(reader, version).apply(component)
+
+    def read(self, reader: StreamReader, version: int) -> State:
         """Read fields and subsections of a version; :class:`MigrationError` names what is wrong."""
         oldest = self.version if self.minimum is None else self.minimum
         if not oldest <= version <= self.version:
@@ -183,40 +195,39 @@ class Description:
                 f"{self.name}: version {version} is not supported (known: {oldest} to"
                 f" {self.version})"
             )
-        self.load_fields(reader, component)
-        self._load_subsections(reader, component)
+        values = tuple(field.read(reader) for field in self.fields)
+        return State(self, values, self._read_subsections(reader))
 
-    def load_fields(self, reader: StreamReader, component: Any) -> None:
-        """Fields alone."""
-        for field in self.fields:
-            try:
-                field.load(reader, component)
-            except (ValueError, OverflowError, TypeError) as error:
-                raise MigrationError(f"{self.name}: {field.name}: {error}") from error
-
-    def _load_subsections(self, reader: StreamReader, component: Any) -> None:
-        if not self.subsections:
-            return
+    def _read_subsections(self, reader: StreamReader) -> tuple[State, ...]:
         known = {subsection.name: subsection for subsection in self.subsections}
-        seen: set[str] = set()
-        while reader.peek(1) == bytes((SUBSECTION,)):
+        found: dict[str, State] = {}
+        while known and reader.peek(1) == bytes((SUBSECTION,)):
             head = reader.peek(2)
             if len(head) < 2:
                 break
             name = reader.peek(2 + head[1])[2:].decode("ascii", "replace")
             if not name.startswith(f"{self.name}/"):
-                return  # another component's, or no subsection at all
+                break  # another component's, or no subsection at all
             reader.u8()
             reader.text()
             subsection = known.get(name)
-            if subsection is None or name in seen:
+            if subsection is None:
                 raise MigrationError(f"{self.name}: unknown subsection '{name}'")
-            seen.add(name)
-            subsection.load(reader, component, reader.u32())
+            if name in found:
+                raise MigrationError(f"{self.name}: subsection '{name}' comes twice")
+            found[name] = subsection.read(reader, reader.u32())
+        for subsection in self.subsections:
+            if subsection.needed is None and subsection.name not in found:
+                raise MigrationError(f"{self.name}: subsection '{subsection.name}' is missing")
+        return tuple(found.values())
 
     def describe(self, component: Any) -> dict[str, Any]:
         """``vmsd_name``, ``version``, ``fields``, ``subsections`` as the stream describes them."""
-        description = self.describe_struct(component)
+        description: dict[str, Any] = {
+            "vmsd_name": self.name,
+            "version": self.version,
+            "fields": [entry for field in self.fields for entry in field.describe(component)],
+        }
         sent = [
             subsection.describe(component)
             for subsection in self.subsections
@@ -226,13 +237,24 @@ class Description:
             description["subsections"] = sent
         return description
 
-    def describe_struct(self, component: Any) -> dict[str, Any]:
-        """The same without subsections."""
-        return {
-            "vmsd_name": self.name,
-            "version": self.version,
-            "fields": [entry for field in self.fields for entry in field.describe(component)],
-        }
+
+@dataclass(frozen=True)
+class State:
+    """What a stream has for one component: values of its description's fields, and subsections."""
+
+    description: Description
+    values: tuple[Any, ...]
+    subsections: tuple[State, ...]
+
+    def apply(self, component: Any) -> None:
+        """Give it to the component; :class:`MigrationError` names a value it does not take."""
+        for field, value in zip(self.description.fields, self.values, strict=True):
+            try:
+                field.put(component, value)
+            except (ValueError, OverflowError, TypeError) as error:
+                raise MigrationError(f"{self.description.name}: {field.name}: {error}") from error
+        for subsection in self.subsections:
+            subsection.apply(component)
 
 
 def _integer(kind: str, size: int, signed: bool = False) -> Callable[..., Field]:

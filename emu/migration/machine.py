@@ -42,6 +42,13 @@ class MigratableMachine(Protocol):
     def ram(self) -> GuestRam:
         """All of RAM."""
 
+    @property
+    def accepts_postcopy(self) -> bool:
+        """Whether a guest may come in that runs before all of its memory is here."""
+
+    def expect_missing_memory(self) -> None:
+        """From now on any access to RAM may have to wait: nobody may hold the GIL for one."""
+
     def on_vcpu(self, work: Callable[[], Any]) -> Any:
         """Run work on the vCPU thread and return its result; raises what it raises."""
 
@@ -54,8 +61,11 @@ class MigratableMachine(Protocol):
     def iterated(self) -> Sequence[Iterated]:
         """Everything with iterated sections besides RAM."""
 
-    def pause_for_migration(self) -> bool:
-        """Stop the guest and its devices; returns whether it was running."""
+    def is_running(self) -> bool:
+        """Whether the guest runs now."""
+
+    def pause_for_migration(self) -> None:
+        """Stop the guest and its devices; :class:`MigrationError` if that fails."""
 
     def end_migration(self, completed: bool, resume: bool) -> None:
         """The guest has moved, or stays: goes on if ``resume``."""

@@ -9,12 +9,13 @@ section holds length and checksum of everything before it.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from emu.migration.fields import Description, u32, u64
+from emu.migration.fields import Description, State, u32, u64
 from emu.migration.stream import MigrationError, StreamReader, StreamWriter
 
 FILE_MAGIC = 0x5145564D  # "QEVM"
@@ -28,8 +29,12 @@ FULL = 0x04
 SUBSECTION = 0x05
 DESCRIPTION = 0x06
 CONFIGURATION = 0x07
-COMMAND = 0x08
+COMMAND = 0x08  # then which (16 bits), length (16 bits), data
 FOOTER = 0x7E
+
+# Commands, as QEMU numbers them.
+POSTCOPY_ADVISE = 3  # page sizes of host and guest, 64 bits each
+POSTCOPY_RESUME = 8
 
 INTEGRITY = "ppc64emu/integrity"
 MAX_DESCRIPTION = 16 << 20
@@ -41,7 +46,8 @@ class Component:
 
     Loading has three phases for the whole machine: all fields of all components; then every
     ``check``, which may look at guest memory and byte order and raises :class:`MigrationError`;
-    then every ``resume``, which may raise interrupts and process queues.
+    then every ``resume``, which may raise interrupts and process queues.  Up to the last one
+    nothing leaves the machine, so the source can still keep its guest.
     """
 
     name: str
@@ -59,12 +65,35 @@ class Component:
 
 
 @dataclass
-class _Integrity:
+class Integrity:
+    """Length of a stream so far, its CRC-32, and the checksum of the pages in it."""
+
     length: int = 0
     checksum: int = 0
+    pages: int = 0
+
+    @classmethod
+    def of(cls, stream: StreamReader | StreamWriter) -> Self:
+        """What it is now."""
+        return cls(stream.position, stream.checksum, int(stream.pages_checksum))
 
 
-_INTEGRITY_STATE = Description(INTEGRITY, 1, (u64("length"), u32("checksum")))
+def _title(key: tuple[str, int]) -> str:
+    name, instance = key
+    return f"section '{name}', instance {instance}" if instance else f"section '{name}'"
+
+
+@contextlib.contextmanager
+def _in_section(key: tuple[str, int]) -> Iterator[None]:
+    """Let errors tell the section they are in."""
+    try:
+        yield
+    except MigrationError as error:
+        text = str(error).removeprefix(f"{key[0]}: ")
+        raise MigrationError(f"{_title(key)}: {text}") from error
+
+
+_INTEGRITY_STATE = Description(INTEGRITY, 2, (u64("length"), u32("checksum"), u64("pages")))
 
 
 def write_header(writer: StreamWriter, machine: str) -> None:
@@ -89,9 +118,23 @@ def read_header(reader: StreamReader, machine: str) -> None:
     length = reader.u32()
     if length > 255:
         raise MigrationError(f"configuration: machine name of {length} bytes")
-    name = reader.read(length).decode("ascii", "replace")
+    name = reader.ascii(length)
     if name != machine:
         raise MigrationError(f"configuration: machine type is '{name}', not '{machine}'")
+
+
+def write_command(writer: StreamWriter, number: int, data: bytes = b"") -> None:
+    """A command between sections."""
+    writer.u8(COMMAND)
+    writer.u16(number)
+    writer.u16(len(data))
+    writer.write(data)
+
+
+def read_command(reader: StreamReader) -> tuple[int, bytes]:
+    """Number and data of a command, behind its kind byte."""
+    number = reader.u16()
+    return number, reader.read(reader.u16())
 
 
 def begin(
@@ -142,7 +185,7 @@ def write_devices(writer: StreamWriter, components: Sequence[Component], first: 
 
 
 def _write_integrity(writer: StreamWriter, number: int) -> None:
-    integrity = _Integrity(writer.position, writer.checksum)
+    integrity = Integrity.of(writer)
     begin(writer, FULL, number, INTEGRITY, 0, _INTEGRITY_STATE.version)
     _INTEGRITY_STATE.save(writer, integrity)
     finish(writer, number)
@@ -150,7 +193,7 @@ def _write_integrity(writer: StreamWriter, number: int) -> None:
 
 def describe(components: Sequence[Component]) -> dict[str, Any]:
     """The JSON description behind the stream."""
-    sections = [*components, Component(INTEGRITY, _INTEGRITY_STATE, _Integrity())]
+    sections = [*components, Component(INTEGRITY, _INTEGRITY_STATE, Integrity())]
     return {
         "page_size": 4096,
         "devices": [
@@ -165,54 +208,59 @@ def describe(components: Sequence[Component]) -> dict[str, Any]:
 
 
 class DeviceLoader:
-    """Loads FULL sections into components, and knows at the end whether any is missing."""
+    """Reads FULL sections, knows at the end whether any is missing, and loads the components.
+
+    :meth:`read` waits for the stream and touches no component: it is for the thread that
+    receives.  :meth:`finish` and :meth:`resume` are for the vCPU thread and wait for nothing.
+    """
 
     def __init__(self, components: Sequence[Component]) -> None:
         self._components = {component.key: component for component in components}
-        self._missing = dict.fromkeys(self._components)
+        self._states: dict[tuple[str, int], State] = {}
         self.complete = False
 
-    def load(self, reader: StreamReader, before: tuple[int, int]) -> None:
-        """Read one section behind its kind byte.
-
-        ``before`` is (position, checksum) of the stream in front of that byte.
-        """
+    def read(self, reader: StreamReader, before: Integrity) -> None:
+        """Read one section behind its kind byte; ``before`` is from in front of that byte."""
         number = reader.u32()
-        name = reader.text()
-        instance, version = reader.u32(), reader.u32()
-        if name == INTEGRITY:
-            self._check_integrity(reader, version, before)
-        else:
-            component = self._components.get((name, instance))
+        key = name, _ = reader.text(), reader.u32()
+        version = reader.u32()
+        component = self._components.get(key)
+        if component is None and name != INTEGRITY:
+            raise MigrationError(f"unknown {_title(key)}")
+        if key in self._states:
+            raise MigrationError(f"{_title(key)} comes twice")
+        with _in_section(key):
             if component is None:
-                raise MigrationError(f"unknown section '{name}', instance {instance}")
-            if (name, instance) not in self._missing:
-                raise MigrationError(f"section '{name}', instance {instance}, comes twice")
-            del self._missing[name, instance]
-            component.description.load(reader, component.target, version)
+                self._check_integrity(reader, version, before)
+            else:
+                self._states[key] = component.description.read(reader, version)
         read_footer(reader, number, name)
 
-    def _check_integrity(self, reader: StreamReader, version: int, before: tuple[int, int]) -> None:
-        found = _Integrity()
+    def _check_integrity(self, reader: StreamReader, version: int, before: Integrity) -> None:
+        found = Integrity()
         _INTEGRITY_STATE.load(reader, found, version)
-        if found.length != before[0]:
+        if found.length != before.length:
             raise MigrationError(
-                f"{INTEGRITY}: {before[0]} bytes came before, the source sent {found.length}"
+                f"{before.length} bytes came before, the source sent {found.length}"
             )
-        if found.checksum != before[1]:
-            raise MigrationError(f"{INTEGRITY}: the stream is corrupt (checksum differs)")
+        if found != before:
+            raise MigrationError("the stream is corrupt (checksum differs)")
         self.complete = True
 
     def finish(self) -> None:
-        """Check that everything has come, then run the components' own checks."""
-        if self._missing:
-            name, instance = next(iter(self._missing))
-            raise MigrationError(f"section '{name}', instance {instance}, is missing")
+        """Give every component its state, then let each check what it has now."""
+        for key in self._components:
+            if key not in self._states:
+                raise MigrationError(f"{_title(key)} is missing")
         if not self.complete:
             raise MigrationError(f"section '{INTEGRITY}' is missing")
-        for component in self._components.values():
-            if component.check is not None:
-                component.check()
+        for key, component in self._components.items():
+            with _in_section(key):
+                self._states[key].apply(component.target)
+        for key, component in self._components.items():
+            with _in_section(key):
+                if component.check is not None:
+                    component.check()
 
     def resume(self) -> None:
         """The last phase: interrupts and queues."""

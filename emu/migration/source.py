@@ -1,28 +1,46 @@
 """The sending side: iterative pre-copy, then the rest with the guest stopped.
 
 Who runs at the end is decided by three messages over the connection.  The destination says READY
-when all is loaded and checked; the source answers GO and does nothing with the guest any more; the
-destination says ACK and runs.  Until GO is sent, any failure leaves the guest with the source, and
-so does a connection that ends before ACK: the destination runs only after it has sent that.
-Channels of one direction (files, commands) end when everything is written.
+when all is loaded and checked; the source answers GO, which gives the guest away; the destination
+takes the disks, says ACK and runs.  Until GO is sent, any failure leaves the guest with the source,
+and so does REFUSED, which a destination that does not run the guest can say at any time before
+ACK.  When neither ACK nor REFUSED comes, the source cannot know: its guest stays stopped until the
+user says ``cont``.  So both sides never run by themselves.  Channels of one direction (files,
+commands) end when everything is written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emu.memory.ram import PAGE_SIZE
 from emu.migration import sections
-from emu.migration.channels import MigrationChannel, open_outgoing
+from emu.migration.channels import MigrationChannel, SocketChannel, open_outgoing
+from emu.migration.compression import Method, compressor, method
 from emu.migration.machine import MigratableMachine
-from emu.migration.ram import NAME, VERSION, RamSource
-from emu.migration.sections import END, PART, START, begin, finish
+from emu.migration.ram import NAME, VERSION, PageNumbers, RamSource, batches
+from emu.migration.sections import (
+    END,
+    PART,
+    POSTCOPY_ADVISE,
+    POSTCOPY_RESUME,
+    START,
+    begin,
+    finish,
+    write_command,
+)
 from emu.migration.status import MigrationStatus, Parameters, Progress
-from emu.migration.stream import MigrationError, StreamWriter
+from emu.migration.stream import MigrationError, StreamReader, StreamWriter
+
+if TYPE_CHECKING:
+    from emu.migration.postcopy_source import PostcopyServer
 
 READY = b"\x52"
 GO = b"\x47"
@@ -32,10 +50,45 @@ _RAM_SECTION = 2
 _SLICE_SECONDS = 0.1
 _SLICE_PAGES = 8192
 _ANSWER_SECONDS = 60.0
+_MAX_REASON = 500
 
 
 class CancelledError(MigrationError):
     """The user cancelled the migration."""
+
+
+class RefusedError(MigrationError):
+    """The destination has said that it does not run the guest."""
+
+
+class HandedOverError(MigrationError):
+    """The guest was given away, and nothing tells whether the destination has it."""
+
+
+class PostcopyLostError(MigrationError):
+    """The guest runs elsewhere and lacks memory that is here."""
+
+
+class _Pace:
+    """Keeps what a writer sends within max-bandwidth."""
+
+    def __init__(
+        self, writer: StreamWriter, parameters: Parameters, cancelled: threading.Event
+    ) -> None:
+        self._writer = writer
+        self._parameters = parameters
+        self._cancelled = cancelled
+        self._begun = time.monotonic()
+        self._start = writer.position
+
+    def keep(self) -> None:
+        """Wait until no more has been sent than may have been by now."""
+        while (limit := self._parameters.max_bandwidth) and not self._cancelled.is_set():
+            sent = self._writer.position - self._start
+            ahead = sent / limit - (time.monotonic() - self._begun)
+            if ahead <= 0:
+                return
+            self._cancelled.wait(min(ahead, _SLICE_SECONDS))
 
 
 class MigrationSource:
@@ -52,6 +105,7 @@ class MigrationSource:
         changed: Callable[[MigrationStatus], None],
         *,
         auto_converge: bool = False,
+        postcopy: bool = False,
     ) -> None:
         self.status = MigrationStatus.NONE
         self.error: str | None = None
@@ -61,8 +115,13 @@ class MigrationSource:
         self._parameters = parameters
         self._changed = changed
         self._auto_converge = auto_converge
+        self._postcopy = postcopy
+        self._postcopy_wanted = threading.Event()
+        self._server: PostcopyServer | None = None  # of a guest that has gone
         self._cancelled = threading.Event()
         self._channel: MigrationChannel | None = None
+        self._hand_over_lock = threading.Lock()
+        self._handed_over = False  # GO is sent: too late to cancel
         self._stopped = False
         self._answered = False
         self._was_running = False
@@ -80,10 +139,36 @@ class MigrationSource:
 
     def cancel(self) -> None:
         """Give up; the guest stays."""
-        if self.status.running:
-            self._cancelled.set()
-            if self._channel is not None:
-                self._channel.abort()
+        with self._hand_over_lock:
+            if self.status.running and not self._handed_over:
+                self._cancelled.set()
+                if self._channel is not None:
+                    self._channel.abort()
+
+    def start_postcopy(self) -> None:
+        """Let the guest go before its memory, as soon as it has begun to move.
+
+        :class:`MigrationError` when that was not prepared for.
+        """
+        if not self._postcopy:
+            raise MigrationError(
+                "Enable postcopy with migrate_set_capability before the start of migration"
+            )
+        self._postcopy_wanted.set()
+
+    def resume_postcopy(self, uri: str) -> None:
+        """Go on sending memory after the connection broke; returns at once."""
+        if self.status is not MigrationStatus.POSTCOPY_PAUSED:
+            raise MigrationError("Cannot resume if there is no paused migration")
+        self._uri = uri
+        self._thread = threading.Thread(target=self._run_again, name="migration", daemon=True)
+        self._set(MigrationStatus.POSTCOPY_RECOVER)
+        self._thread.start()
+
+    def pause_postcopy(self) -> None:
+        """Break the connection of a guest that runs elsewhere already."""
+        if self._channel is not None:
+            self._channel.abort()
 
     def _set(self, status: MigrationStatus) -> None:
         self.status = status
@@ -92,34 +177,80 @@ class MigrationSource:
     def _run(self) -> None:
         try:
             self._migrate()
+        except PostcopyLostError as error:
+            self._lost(error)
         except Exception as error:
             self._failed(error)
         else:
-            self.progress.ended = time.monotonic()
-            self._machine.end_migration(True, False)
-            self._set(MigrationStatus.COMPLETED)
+            self._succeeded()
         finally:
             if self._channel is not None:
                 self._channel.close()
 
+    def _succeeded(self) -> None:
+        self.progress.ended = time.monotonic()
+        self.progress.remaining = 0
+        self._machine.end_migration(True, False)
+        self._set(MigrationStatus.COMPLETED)
+
+    def _lost(self, error: PostcopyLostError) -> None:
+        """The guest has gone, its memory has not: it is kept for :meth:`resume_postcopy`."""
+        self.error = str(error)
+        self._set(MigrationStatus.POSTCOPY_PAUSED)
+
+    def _run_again(self) -> None:
+        self._channel = None
+        try:
+            self._reconnect()
+            self._serve_rest()
+        except Exception as error:
+            self._lost(PostcopyLostError(str(error)))
+        else:
+            self.error = None
+            self._succeeded()
+        finally:
+            if self._channel is not None:
+                self._channel.close()
+
+    def _reconnect(self) -> None:
+        """Ask the destination what it lacks."""
+        self._channel = channel = open_outgoing(self._uri)
+        server = self._server
+        if not isinstance(channel, SocketChannel) or server is None:
+            raise MigrationError("post-copy needs a connection of both directions")
+        channel.settimeout(_ANSWER_SECONDS)
+        writer = StreamWriter(channel)
+        sections.write_header(writer, self._machine.migration_name)
+        write_command(writer, POSTCOPY_RESUME)
+        writer.flush()
+        server.restart(channel, StreamReader(channel))
+
     def _failed(self, error: Exception) -> None:
         self.progress.ended = time.monotonic()
         self._machine.throttle(0)
-        if self._stopped:
-            self._machine.end_migration(False, self._was_running)
-        if self._cancelled.is_set():
-            self._set(MigrationStatus.CANCELLED)
-            return
         known = isinstance(error, MigrationError)
         self.error = str(error) if known else f"{type(error).__name__}: {error}"
-        if refusal := self._refusal():
+        gone = isinstance(error, HandedOverError)
+        if not gone and (refusal := self._refusal()):
             self.error = f"the destination refused: {refusal}"
-        self._set(MigrationStatus.FAILED)
+        if self._channel is not None:
+            self._channel.close()  # a destination that waits sees the end
+        cancelled = self._cancelled.is_set()
+        if cancelled:
+            self.error = None
+        try:
+            if self._stopped:
+                self._machine.end_migration(gone, self._was_running)
+        except Exception as trouble:
+            why = f"the guest cannot go on: {trouble}"
+            self.error = f"{self.error}; {why}" if self.error else why
+        self._set(MigrationStatus.CANCELLED if cancelled else MigrationStatus.FAILED)
 
     def _migrate(self) -> None:
         self._channel = open_outgoing(self._uri)
         writer = StreamWriter(self._channel)
         sections.write_header(writer, self._machine.migration_name)
+        self._prepare(writer)
         iterated = list(enumerate(self._machine.iterated(), _RAM_SECTION + 1))
         begin(writer, START, _RAM_SECTION, NAME, 0, VERSION)
         self._ram.write_setup(writer)
@@ -135,16 +266,33 @@ class MigrationSource:
         self._set(MigrationStatus.DEVICE)
         self._complete(writer, remaining)
 
-    def _iterate(self, writer: StreamWriter) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _prepare(self, writer: StreamWriter) -> None:
+        """What capabilities and parameters ask for."""
+        if self._postcopy:
+            if not isinstance(self._channel, SocketChannel):
+                raise MigrationError("post-copy needs a connection of both directions")
+            sizes = mmap.PAGESIZE.to_bytes(8, "big") + PAGE_SIZE.to_bytes(8, "big")
+            write_command(writer, POSTCOPY_ADVISE, sizes)
+        chosen = method(self._parameters.multifd_compression)
+        if chosen is not Method.NONE:
+            level = (
+                self._parameters.multifd_zstd_level
+                if chosen is Method.ZSTD
+                else self._parameters.multifd_zlib_level
+            )
+            self._ram.use_compression(chosen.number, compressor(chosen, level))
+
+    def _iterate(self, writer: StreamWriter) -> PageNumbers:
         """Send RAM while the guest runs, until little enough is left; returns what is left."""
         self._machine.on_vcpu(self._machine.take_dirty)
         pages = np.arange(self._machine.ram.pages, dtype=np.int64)
         excess = 0
         while True:
             sent_before, begun = writer.position, time.monotonic()
-            self._send(writer, pages)
+            unsent = self._send(writer, pages)
             seconds = max(time.monotonic() - begun, 1e-6)
             dirty = self._machine.on_vcpu(self._machine.take_dirty)
+            dirty[unsent] = 1
             pages = np.flatnonzero(dirty).astype(np.int64)
             progress = self.progress
             progress.dirty_syncs += 1
@@ -154,6 +302,8 @@ class MigrationSource:
             progress.remaining = len(pages) * progress.page_size
             progress.dirty_rate = len(pages) / seconds
             progress.expected_downtime = progress.remaining / max(progress.bandwidth, 1.0)
+            if self._postcopy_wanted.is_set():
+                return pages
             if progress.expected_downtime * 1000 <= self._parameters.downtime_limit:
                 return pages
             dirtied_too_fast = progress.remaining > sent / 2
@@ -171,47 +321,56 @@ class MigrationSource:
         progress.throttle = min(progress.throttle, parameters.max_cpu_throttle)
         self._machine.throttle(progress.throttle)
 
-    def _send(
-        self, writer: StreamWriter, pages: np.ndarray[tuple[int], np.dtype[np.int64]]
-    ) -> None:
-        """PART sections with these pages, no faster than max-bandwidth."""
-        self.progress.remaining = len(pages) * self.progress.page_size
-        begun, start = time.monotonic(), writer.position
+    def _send(self, writer: StreamWriter, pages: PageNumbers) -> PageNumbers:
+        """PART sections with these pages, no faster than max-bandwidth.
+
+        Stops when post-copy is to start; returns the pages that were not sent.
+        """
+        pace = _Pace(writer, self._parameters, self._cancelled)
+        self._note(writer, len(pages))
         for at in range(0, len(pages), _SLICE_PAGES):
-            self._check_cancelled()
+            left = len(pages) - at
             begin(writer, PART, _RAM_SECTION)
-            self._ram.write_pages(writer, pages[at : at + _SLICE_PAGES])
+            full = self._ram.write_zeros(writer, pages[at : at + _SLICE_PAGES])
+            for batch in batches(full):
+                self._check_cancelled()
+                if self._postcopy_wanted.is_set():
+                    break
+                self._ram.write_batch(writer, batch)
+                left -= len(batch)
+                full = full[len(batch) :]
+                self._note(writer, left)
+                pace.keep()
             self._ram.end(writer)
             finish(writer, _RAM_SECTION)
             writer.flush()
-            self._note(writer)
-            self._pace(begun, writer.position - start)
+            if self._postcopy_wanted.is_set():
+                return np.concatenate([full, pages[at + _SLICE_PAGES :]])
+        return np.empty(0, np.int64)
 
-    def _note(self, writer: StreamWriter) -> None:
+    def _note(self, writer: StreamWriter, pages_left: int = 0) -> None:
         progress = self.progress
+        progress.remaining = pages_left * progress.page_size
         progress.transferred = writer.position
         progress.zero_pages = self._ram.zero_pages
         progress.normal_pages = self._ram.normal_pages
 
-    def _pace(self, begun: float, sent: int) -> None:
-        while (limit := self._parameters.max_bandwidth) and not self._cancelled.is_set():
-            ahead = sent / limit - (time.monotonic() - begun)
-            if ahead <= 0:
-                return
-            self._cancelled.wait(min(ahead, _SLICE_SECONDS))
-
-    def _complete(
-        self, writer: StreamWriter, remaining: np.ndarray[tuple[int], np.dtype[np.int64]]
-    ) -> None:
+    def _complete(self, writer: StreamWriter, remaining: PageNumbers) -> None:
         machine = self._machine
         begun = time.monotonic()
+        self._was_running = machine.is_running()
         self._stopped = True
-        self._was_running = machine.pause_for_migration()
+        machine.pause_for_migration()
         machine.throttle(0)
         dirty = machine.on_vcpu(machine.take_dirty)
         dirty[remaining] = 1
+        pages = np.flatnonzero(dirty).astype(np.int64)
+        postcopy = self._postcopy_wanted.is_set()
         begin(writer, END, _RAM_SECTION)
-        self._ram.write_pages(writer, np.flatnonzero(dirty).astype(np.int64))
+        if postcopy:
+            self._ram.write_missing(writer, pages)
+        else:
+            self._ram.write_pages(writer, pages)
         self._ram.end(writer)
         finish(writer, _RAM_SECTION)
         iterated = machine.iterated()
@@ -220,59 +379,141 @@ class MigrationSource:
             part.save_end(writer)
             finish(writer, number)
         first = _RAM_SECTION + 1 + len(iterated)
-        machine.on_vcpu(lambda: sections.write_devices(writer, machine.components(), first))
         writer.flush()
-        self._note(writer)
-        self.progress.remaining = 0
+        with writer.held():  # the vCPU thread does not wait for the destination
+            machine.on_vcpu(lambda: sections.write_devices(writer, machine.components(), first))
+        writer.flush()
+        self._note(writer, len(pages) if postcopy else 0)
         self._check_cancelled()
-        self._hand_over()
+        if postcopy:
+            self._hand_over_first(pages, begun)
+        else:
+            self._hand_over()
+            self.progress.downtime = time.monotonic() - begun
+
+    def _hand_over_first(self, pages: PageNumbers, begun: float) -> None:
+        """Give the guest away, then send its memory."""
+        from emu.migration.postcopy_source import PostcopyServer
+
+        channel, ram = self._channel, self._machine.ram
+        assert isinstance(channel, SocketChannel)
+        server = PostcopyServer(ram, pages, self.progress, self._parameters)
+        server.connect(channel)
+        self._check_answer(server, READY)
+        self._release_host()
+        with self._hand_over_lock:
+            self._check_cancelled()
+            self._handed_over = True
+        try:
+            server.go()
+        except OSError as error:  # nothing was sent
+            raise MigrationError(f"the destination is gone: {error.strerror or error}") from error
+        self._server = server
+        try:
+            self._check_answer(server, ACK)
+        except RefusedError:
+            raise
+        except (MigrationError, OSError) as error:
+            raise self._lost_by(error) from error
         self.progress.downtime = time.monotonic() - begun
+        self._serve_rest()
+
+    def _lost_by(self, error: Exception) -> PostcopyLostError:
+        return PostcopyLostError(
+            f"the connection broke in post-copy: {error}; the guest waits at the destination"
+        )
+
+    def _serve_rest(self) -> None:
+        assert self._server is not None
+        self._set(MigrationStatus.POSTCOPY_ACTIVE)
+        try:
+            self._server.run()
+        except OSError as error:
+            raise self._lost_by(error) from error
+
+    def _check_answer(self, server: PostcopyServer, answer: bytes) -> None:
+        try:
+            found = server.await_answer(_ANSWER_SECONDS, self._check_cancelled)
+        except OSError as error:
+            why = error.strerror or error
+            raise MigrationError(f"the destination does not answer: {why}") from error
+        if found == answer:
+            return
+        if found != REFUSED:
+            raise MigrationError("the destination answered nonsense")
+        self._answered = True
+        raise RefusedError(f"the destination refused: {self._reason(server.unread())}")
 
     def _hand_over(self) -> None:
         channel = self._channel
         assert channel is not None
-        try:
-            if channel.has_return_path:
-                channel.settimeout(_ANSWER_SECONDS)
-                self._expect(READY)
-                self._check_cancelled()
-                self._machine.release_host()
-                channel.write(GO)
-                self._expect(ACK)
-            else:
+        if not channel.has_return_path:
+            try:
                 channel.finish()
-                self._machine.release_host()
-        except OSError as error:
+            except OSError as error:
+                raise MigrationError(f"cannot finish: {error.strerror or error}") from error
+            self._release_host()
+            return
+        channel.settimeout(_ANSWER_SECONDS)
+        self._expect(READY)
+        self._check_cancelled()
+        self._release_host()
+        with self._hand_over_lock:
+            self._check_cancelled()
+            self._handed_over = True
+        try:
+            channel.write(GO)
+        except OSError as error:  # nothing was sent
             raise MigrationError(f"the destination is gone: {error.strerror or error}") from error
+        try:
+            self._expect(ACK)
+        except RefusedError:
+            raise
+        except MigrationError as error:
+            raise HandedOverError(
+                f"{error}; it may run the guest, which stays stopped here until 'cont'"
+            ) from error
+
+    def _release_host(self) -> None:
+        try:
+            self._machine.release_host()
+        except OSError as error:
+            raise MigrationError(f"cannot give up the disks: {error.strerror or error}") from error
 
     def _expect(self, answer: bytes) -> None:
         assert self._channel is not None
-        found = self._channel.read(1)
+        try:
+            found = self._channel.read(1)
+        except OSError as error:
+            why = error.strerror or error
+            raise MigrationError(f"the destination does not answer: {why}") from error
         if found == answer:
             return
         if not found:
             raise MigrationError("the destination has closed the connection before it took over")
         if found != REFUSED:
             raise MigrationError("the destination answered nonsense")
-        text = found
-        while len(text) < 500 and (more := self._channel.read(500)):
-            text += more
         self._answered = True
-        raise MigrationError(
-            f"the destination refused: {text[1:].decode('utf-8', 'replace').strip()}"
-        )
+        raise RefusedError(f"the destination refused: {self._reason()}")
+
+    def _reason(self, text: bytes = b"") -> str:
+        """What the destination says behind REFUSED, as far as it can be had."""
+        assert self._channel is not None
+        with contextlib.suppress(OSError):
+            while len(text) < _MAX_REASON and (more := self._channel.read(_MAX_REASON)):
+                text += more
+        return " ".join(text[:_MAX_REASON].decode("utf-8", "replace").split())
 
     def _refusal(self) -> str:
         """Why the destination has closed the connection, if it says so."""
         channel = self._channel
         if channel is None or not channel.has_return_path or self._answered:
             return ""
-        text = b""
         with contextlib.suppress(OSError):
             channel.settimeout(1.0)
-            while len(text) < 500 and (more := channel.read(500)):
-                text += more
-        return text[1:].decode("utf-8", "replace").strip() if text[:1] == REFUSED else ""
+            if channel.read(1) == REFUSED:
+                return self._reason()
+        return ""
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():

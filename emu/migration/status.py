@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from emu.migration.compression import method
 from emu.migration.stream import MigrationError
 
 
@@ -17,6 +18,9 @@ class MigrationStatus(enum.Enum):
     SETUP = "setup"
     ACTIVE = "active"
     DEVICE = "device"
+    POSTCOPY_ACTIVE = "postcopy-active"
+    POSTCOPY_PAUSED = "postcopy-paused"
+    POSTCOPY_RECOVER = "postcopy-recover"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLING = "cancelling"
@@ -25,35 +29,38 @@ class MigrationStatus(enum.Enum):
     @property
     def running(self) -> bool:
         """Whether a migration is under way."""
-        return self.value in ("setup", "active", "device", "cancelling")
+        return self.value not in ("none", "completed", "failed", "cancelled")
 
 
 @dataclass
 class Parameters:
-    """``migrate-set-parameters``: bytes a second (0: no limit), milliseconds, percent."""
+    """``migrate-set-parameters``: bytes a second (0: no limit), milliseconds, percent.
+
+    ``multifd_compression`` is the name of a method (``emu.migration.compression``).
+    """
 
     max_bandwidth: int = 128 << 20
+    max_postcopy_bandwidth: int = 0
     downtime_limit: int = 300
     cpu_throttle_initial: int = 20
     cpu_throttle_increment: int = 10
     max_cpu_throttle: int = 99
+    multifd_compression: str = "none"
+    multifd_zlib_level: int = 1
+    multifd_zstd_level: int = 1
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int | str]:
         """With QMP's names."""
         return {name.replace("_", "-"): value for name, value in vars(self).items()}
 
-    def update(self, values: dict[str, int]) -> None:
-        """Take new values; :class:`MigrationError` for one out of range, with nothing changed."""
-        ranges = {
-            "max-bandwidth": (0, 1 << 62),
-            "downtime-limit": (0, 2_000_000),
-            "cpu-throttle-initial": (1, 99),
-            "cpu-throttle-increment": (1, 99),
-            "max-cpu-throttle": (1, 99),
-        }
+    def update(self, values: dict[str, int | str]) -> None:
+        """Take new values; :class:`MigrationError` for one that cannot be, with nothing changed."""
         for name, value in values.items():
-            low, high = ranges[name]
-            if not low <= value <= high:
+            if name == "multifd-compression":
+                method(str(value))
+                continue
+            low, high = _RANGES[name]
+            if not low <= int(value) <= high:
                 raise MigrationError(
                     f"Parameter '{name}' expects an integer in the range of {low} to {high}"
                 )
@@ -61,7 +68,17 @@ class Parameters:
             setattr(self, name.replace("-", "_"), value)
 
 
-CAPABILITIES = ("auto-converge", "events")
+_RANGES = {
+    "max-bandwidth": (0, 1 << 62),
+    "max-postcopy-bandwidth": (0, 1 << 62),
+    "downtime-limit": (0, 2_000_000),
+    "cpu-throttle-initial": (1, 99),
+    "cpu-throttle-increment": (1, 99),
+    "max-cpu-throttle": (1, 99),
+    "multifd-zlib-level": (0, 9),
+    "multifd-zstd-level": (0, 20),
+}
+CAPABILITIES = ("auto-converge", "events", "postcopy-ram")
 
 
 @dataclass
@@ -83,6 +100,8 @@ class Progress:
     dirty_rate: float = 0.0
     bandwidth: float = 0.0
     throttle: int = 0
+    postcopy_requests: int = 0
+    postcopy_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The fields of ``query-migrate``; times in milliseconds."""
@@ -101,7 +120,8 @@ class Progress:
                 "dirty-pages-rate": round(self.dirty_rate),
                 "mbps": self.bandwidth * 8 / 1e6,
                 "dirty-sync-count": self.dirty_syncs,
-                "postcopy-requests": 0,
+                "postcopy-requests": self.postcopy_requests,
+                "postcopy-bytes": self.postcopy_bytes,
                 "page-size": self.page_size,
                 "multifd-bytes": 0,
                 "pages-per-second": round(self.bandwidth / self.page_size),

@@ -6,8 +6,11 @@ in :mod:`emu.migration.sections`.
 
 from __future__ import annotations
 
+import contextlib
 import struct
+import sys
 import zlib
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -26,9 +29,15 @@ class Channel(Protocol):
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes, at least one; empty at the end.  Raises ``OSError``."""
 
+    def read_into(self, views: Sequence[memoryview]) -> int:
+        """As much as has come, into buffers; the bytes read, 0 at the end.  Raises ``OSError``."""
+
 
 class StreamWriter:
-    """Buffers writes; ``position`` counts bytes, ``checksum`` is their CRC-32."""
+    """Buffers writes; ``position`` counts bytes, ``checksum`` is their CRC-32.
+
+    ``pages_checksum`` is kept by whoever calls :meth:`pass_on`.
+    """
 
     _FLUSH_AT = 1 << 18
 
@@ -37,6 +46,8 @@ class StreamWriter:
         self._buffer = bytearray()
         self._flushed = 0
         self._checksum = 0
+        self._flush_at = self._FLUSH_AT
+        self.pages_checksum = 0
 
     @property
     def position(self) -> int:
@@ -51,16 +62,34 @@ class StreamWriter:
     def write(self, data: Buffer) -> None:
         """Bytes as they are."""
         self._buffer += data
-        if len(self._buffer) >= self._FLUSH_AT:
+        if len(self._buffer) >= self._flush_at:
             self.flush()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep what is written until the next :meth:`flush`: nothing waits for the channel."""
+        self._flush_at = sys.maxsize
+        try:
+            yield
+        finally:
+            self._flush_at = self._FLUSH_AT
 
     def flush(self) -> None:
         """Send what is buffered; :class:`MigrationError` if the channel fails."""
         self._checksum = zlib.crc32(self._buffer, self._checksum)
         self._flushed += len(self._buffer)
         buffer, self._buffer = self._buffer, bytearray()
+        self._send(buffer)
+
+    def pass_on(self, data: Buffer) -> None:
+        """Send bytes behind what is buffered; they are not in the checksum, nor copied."""
+        self.flush()
+        self._flushed += len(data)
+        self._send(data)
+
+    def _send(self, data: Buffer) -> None:
         try:
-            self._channel.write(buffer)
+            self._channel.write(data)
         except OSError as error:
             raise MigrationError(f"cannot write the stream: {error.strerror or error}") from error
 
@@ -91,12 +120,15 @@ class StreamWriter:
 class StreamReader:
     """Reads exactly what is asked for, or raises :class:`MigrationError`."""
 
-    _READ_AT_ONCE = 1 << 18
+    # More would be copied twice: pages go straight to where they belong.
+    _READ_AT_ONCE = 1 << 14
+    _MAX_VIEWS = 512  # what one call of the kernel takes, at least
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._buffer = memoryview(b"")
         self._checksum = 0
+        self.pages_checksum = 0
         self.position = 0
 
     @property
@@ -118,6 +150,36 @@ class StreamReader:
     def buffered(self, limit: int) -> memoryview:
         """What has arrived and can be read without waiting, up to ``limit`` bytes; it stays."""
         return self._buffer[:limit]
+
+    def into(self, views: Sequence[memoryview]) -> None:
+        """Fill buffers, one after the other; what goes there is not in the checksum."""
+        waiting = list(views)
+        while waiting:
+            waiting = self._drop(waiting, self._fill(waiting[: self._MAX_VIEWS]))
+
+    def _fill(self, views: Sequence[memoryview]) -> int:
+        """Put something into buffers; the number of bytes."""
+        if ready := len(self._buffer):
+            view = views[0][:ready]
+            view[:] = self._buffer[: len(view)]
+            self._buffer = self._buffer[len(view) :]
+            return len(view)
+        try:
+            count = self._channel.read_into(views)
+        except OSError as error:
+            raise MigrationError(f"cannot read the stream: {error.strerror or error}") from error
+        if not count:
+            raise MigrationError(f"the stream ends after {self.position} bytes")
+        return count
+
+    def _drop(self, views: list[memoryview], count: int) -> list[memoryview]:
+        """What is left of buffers behind so many bytes."""
+        self.position += count
+        for index, view in enumerate(views):
+            if count < len(view):
+                return [view[count:], *views[index + 1 :]]
+            count -= len(view)
+        return []
 
     def _take(self, size: int, *, consume: bool) -> bytes:
         pieces = [bytes(self._buffer[:size])]
@@ -160,8 +222,11 @@ class StreamReader:
 
     def text(self) -> str:
         """A string behind its length in one byte."""
-        data = self.read(self.u8())
-        try:
-            return data.decode("ascii")
-        except UnicodeDecodeError:
-            raise MigrationError(f"a name is not text at byte {self.position}") from None
+        return self.ascii(self.u8())
+
+    def ascii(self, size: int) -> str:
+        """A string of that many bytes, all of them printable."""
+        text = self.read(size).decode("ascii", "replace")
+        if not (text.isascii() and text.isprintable()):
+            raise MigrationError(f"a name is not text at byte {self.position}")
+        return text

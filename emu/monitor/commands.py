@@ -76,6 +76,8 @@ def _cont(machine: Machine, _arguments: Arguments) -> dict[str, Any]:
     if machine.state.state in (RunState.GUEST_PANICKED, RunState.SHUTDOWN, RunState.INTERNAL_ERROR):
         raise QmpError("Resetting the Virtual Machine is required")
     machine.cont()
+    if machine.state.state is RunState.INMIGRATE:
+        return {}  # it runs when it has come in
     machine.state.wait_for(
         RunState.RUNNING, RunState.SHUTDOWN, RunState.GUEST_PANICKED, timeout=_WAIT
     )
@@ -94,12 +96,39 @@ def _system_reset(machine: Machine, _arguments: Arguments) -> dict[str, Any]:
     return {}
 
 
+@command("system_powerdown")
+def _system_powerdown(machine: Machine, _arguments: Arguments) -> dict[str, Any]:
+    machine.powerdown()
+    return {}
+
+
 @command("migrate", uri=str, blk_opt=bool, inc_opt=bool, detach_opt=bool, resume_opt=bool)
 def _migrate(machine: Machine, arguments: Arguments) -> dict[str, Any]:
-    for name in ("blk", "inc", "resume"):
+    for name in ("blk", "inc"):
         if arguments.get(name):
             raise QmpError(f"Parameter '{name}' is not supported")
-    machine.migration.migrate(arguments["uri"])
+    if arguments.get("resume"):
+        machine.migration.resume(arguments["uri"])
+    else:
+        machine.migration.migrate(arguments["uri"])
+    return {}
+
+
+@command("migrate-start-postcopy")
+def _migrate_start_postcopy(machine: Machine, _arguments: Arguments) -> dict[str, Any]:
+    machine.migration.start_postcopy()
+    return {}
+
+
+@command("migrate-recover", uri=str)
+def _migrate_recover(machine: Machine, arguments: Arguments) -> dict[str, Any]:
+    machine.migration.recover(arguments["uri"])
+    return {}
+
+
+@command("migrate-pause")
+def _migrate_pause(machine: Machine, _arguments: Arguments) -> dict[str, Any]:
+    machine.migration.pause()
     return {}
 
 
@@ -123,7 +152,11 @@ def _query_migrate(machine: Machine, _arguments: Arguments) -> dict[str, Any]:
 @command(
     "migrate-set-parameters",
     max_bandwidth_opt=int,
+    max_postcopy_bandwidth_opt=int,
     downtime_limit_opt=int,
+    multifd_compression_opt=str,
+    multifd_zlib_level_opt=int,
+    multifd_zstd_level_opt=int,
     cpu_throttle_initial_opt=int,
     cpu_throttle_increment_opt=int,
     max_cpu_throttle_opt=int,

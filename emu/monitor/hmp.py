@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from emu.chardev.base import Chardev
 from emu.chardev.config import ConfigError
 from emu.migration.stream import MigrationError
-from emu.monitor import info
+from emu.monitor import info, inspect
 from emu.monitor.registry import COMMANDS, QmpError
 
 if TYPE_CHECKING:
@@ -78,11 +78,16 @@ class HumanMonitor:
         while (line := self._queue.get()) is not None:
             answer = self.execute(line.decode("utf-8", "replace"))
             text = answer + "\n" if answer and not answer.endswith("\n") else answer
-            self._chardev.write((text.replace("\n", "\r\n") + PROMPT).encode())
+            self._chardev.write(_bytes(text.replace("\n", "\r\n") + PROMPT))
 
     def execute(self, line: str) -> str:
         """What a command line prints."""
         return execute(self._machine, line)
+
+
+def _bytes(text: str) -> bytes:
+    # names of files may have bytes that are no UTF-8
+    return text.encode("utf-8", "surrogateescape")
 
 
 def execute(machine: Machine, line: str) -> str:
@@ -93,6 +98,7 @@ def execute(machine: Machine, line: str) -> str:
         return f"Error: {error}"
     if not words:
         return ""
+    words = inspect.split_format(words)
     handler = _HANDLERS.get(words[0])
     if handler is None:
         return f"unknown command: '{words[0]}'"
@@ -114,10 +120,13 @@ def _qmp(name: str) -> Handler:
 
 def _migrate(machine: Machine, words: list[str]) -> str:
     detach = "-d" in words
-    uris = [word for word in words if word != "-d"]
+    uris = [word for word in words if word not in ("-d", "-r")]
     if len(uris) != 1:
-        raise ValueError("migrate: expected [-d] uri")
-    machine.migration.migrate(uris[0])
+        raise ValueError("migrate: expected [-d] [-r] uri")
+    if "-r" in words:
+        machine.migration.resume(uris[0])
+    else:
+        machine.migration.migrate(uris[0])
     if not detach:
         machine.migration.wait()
         return info.migrate(machine, [])
@@ -125,11 +134,22 @@ def _migrate(machine: Machine, words: list[str]) -> str:
 
 
 def _set_parameter(machine: Machine, words: list[str]) -> str:
-    if len(words) != 2 or not words[1].isdigit():
-        raise ValueError("migrate_set_parameter: expected a name and a number")
-    if words[0] not in machine.migration.parameters.as_dict():
+    if len(words) != 2:
+        raise ValueError("migrate_set_parameter: expected a name and a value")
+    known = machine.migration.parameters.as_dict()
+    if words[0] not in known:
         raise ValueError(f"invalid parameter '{words[0]}'")
-    machine.migration.parameters.update({words[0]: int(words[1])})
+    is_number = isinstance(known[words[0]], int)
+    if is_number and not words[1].isdigit():
+        raise ValueError(f"Parameter '{words[0]}' expects a number")
+    machine.migration.parameters.update({words[0]: int(words[1]) if is_number else words[1]})
+    return ""
+
+
+def _migrate_recover(machine: Machine, words: list[str]) -> str:
+    if len(words) != 1:
+        raise ValueError("migrate_recover: expected uri")
+    machine.migration.recover(words[0])
     return ""
 
 
@@ -155,6 +175,16 @@ def _set_link(machine: Machine, words: list[str]) -> str:
     return ""
 
 
+def _gdbserver(machine: Machine, words: list[str]) -> str:
+    from emu.options.gdb import DEFAULT_DEVICE, gdb_device
+
+    if len(words) > 1:
+        raise ValueError("gdbserver: expected at most a device")
+    device = words[0] if words else DEFAULT_DEVICE
+    machine.serve_gdb(gdb_device(device, machine.config.chardevs))
+    return "Disabled gdbserver" if device == "none" else f"Waiting for gdb connection on '{device}'"
+
+
 def _info(machine: Machine, words: list[str]) -> str:
     if not words or words[0] not in info.TOPICS:
         lines = (f"info {name:12} -- {text}" for name, (_, text) in info.TOPICS.items())
@@ -174,12 +204,18 @@ _HANDLERS: dict[str, tuple[Handler, str]] = {
     "cont": (_qmp("cont"), "let the guest run"),
     "c": (_qmp("cont"), "let the guest run"),
     "system_reset": (_qmp("system_reset"), "reset the machine"),
+    "system_powerdown": (_qmp("system_powerdown"), "ask the guest to shut down"),
     "quit": (_qmp("quit"), "end the emulator"),
     "q": (_qmp("quit"), "end the emulator"),
     "balloon": (_balloon, "size: ask the guest to keep so many MiB"),
     "set_link": (_set_link, "name on|off: plug the network cable in or out"),
-    "migrate": (_migrate, "[-d] uri: send the guest; -d: do not wait"),
+    "gdbserver": (_gdbserver, "[device]: let gdb connect (tcp::1234), none: no more"),
+    "migrate": (_migrate, "[-d] [-r] uri: send the guest; -d: do not wait; -r: go on sending"),
     "migrate_cancel": (_qmp("migrate_cancel"), "cancel the migration"),
+    "migrate_start_postcopy": (_qmp("migrate-start-postcopy"), "let it run there at once"),
+    "migrate_pause": (_qmp("migrate-pause"), "break the connection of a post-copy"),
+    "migrate_recover": (_migrate_recover, "uri: wait there for its source to come back"),
     "migrate_set_parameter": (_set_parameter, "name value"),
     "migrate_set_capability": (_set_capability, "name on|off"),
+    **inspect.HANDLERS,
 }

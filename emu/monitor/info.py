@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from emu.cpu.isa import Spr
 from emu.cpu.registers import read_state
 from emu.events import RunState
+from emu.monitor import inspect
 from emu.monitor.registry import COMMANDS
 
 if TYPE_CHECKING:
@@ -137,4 +138,5 @@ TOPICS: dict[str, tuple[Topic, str]] = {
     "qtree": (qtree, "virtio devices, their state and queues"),
     "balloon": (balloon, "RAM the guest has, in MiB"),
     "chardev": (chardev, "character devices"),
+    **inspect.TOPICS,
 }

@@ -15,10 +15,12 @@ from emu.options import (  # noqa: F401 (they declare)
     console,
     debug,
     devices,
+    gdb,
     machine,
     monitor,
     network,
     objects,
+    trace,
 )
 from emu.options.builder import ConfigBuilder
 from emu.options.table import HelpRequested, find_option

@@ -13,6 +13,7 @@ from emu.config import (
     FileConfig,
     MemoryConfig,
     NullConfig,
+    PipeConfig,
     PtyConfig,
     SocketConfig,
     StdioConfig,
@@ -51,6 +52,12 @@ def _file(given: _Keyvals) -> ChardevConfig:
     if not given.get("path"):
         raise ConfigError("chardev: file: no filename given")
     return FileConfig(path=given["path"], append=parse_bool("append", given.get("append", "off")))
+
+
+def _pipe(given: _Keyvals) -> ChardevConfig:
+    if not given.get("path"):
+        raise ConfigError("chardev: pipe: no device path given")
+    return PipeConfig(path=given["path"])
 
 
 def _ringbuf(given: _Keyvals) -> ChardevConfig:
@@ -92,6 +99,7 @@ BACKENDS: Mapping[str, Backend] = {
     "null": Backend("", (), lambda given: NullConfig()),
     "stdio": Backend("[,signal=on|off]", ("signal",), _stdio),
     "file": Backend(",path=path[,append=on|off]", ("path", "append"), _file),
+    "pipe": Backend(",path=path", ("path",), _pipe),
     "pty": Backend("", (), lambda given: PtyConfig()),
     "socket": Backend(
         ",path=path | [,host=host],port=port [,server=on|off][,wait=on|off][,reconnect=seconds]",
@@ -142,6 +150,8 @@ def serial_from_text(text: str) -> ChardevConfig:
         return BACKENDS[kind].make({})
     if colon and kind == "file":
         return _file({"path": rest})
+    if colon and kind == "pipe":
+        return _pipe({"path": rest})
     if colon and kind == "unix":
         return _socket(parse_keyvals(rest, implied="path", known=("path", *_SOCKET)))
     if colon and kind == "tcp":

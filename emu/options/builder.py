@@ -18,6 +18,7 @@ from emu.config import (
     ObjectConfig,
     StdioConfig,
 )
+from emu.config_trace import TraceConfig
 from emu.options.drives import Drives
 from emu.options.nics import Nics
 
@@ -35,11 +36,13 @@ class ConfigBuilder:
         self.nographic = False
         self.monitor_given = False
         self.monitors: list[MonitorConfig] = []
+        self.trace = TraceConfig()
         self._warn = warn
         self._values: dict[str, Any] = {}
         self._origins: dict[str, str] = {}
         self._serials: list[tuple[str, ChardevConfig | str]] = []
         self._serial_given = False
+        self._last_checks: list[tuple[str, Callable[[], object]]] = []
         self._netdevs: dict[str, NetdevConfig] = {}
         self._objects: dict[str, ObjectConfig] = {}
         self._globals: list[tuple[str, GlobalProperty]] = []
@@ -49,6 +52,10 @@ class ConfigBuilder:
         """Set a field of `MachineConfig`; a later option wins."""
         self._values[field] = value
         self._origins[field] = self.where
+
+    def check_last(self, check: Callable[[], object]) -> None:
+        """Call `check`, which may raise ConfigError, once everything else is found right."""
+        self._last_checks.append((self.where, check))
 
     @property
     def machine(self) -> str:
@@ -83,6 +90,11 @@ class ConfigBuilder:
         if config is not None:
             self._serials.append((self.where, config))
 
+    def add_monitor(self, monitor: MonitorConfig) -> None:
+        """Add a monitor."""
+        self._origins[f"monitors[{len(self.monitors)}]"] = self.where
+        self.monitors.append(monitor)
+
     def add_device(self, device: DeviceConfig) -> None:
         """Add a device."""
         self._devices.append((self.where, device))
@@ -104,6 +116,7 @@ class ConfigBuilder:
             config = MachineConfig(
                 machine_options=self.machine_options,
                 log_items=frozenset(self.log_items),
+                trace=self.trace,
                 chardevs=self.chardevs,
                 drives=drives,
                 netdevs=self._netdevs,
@@ -120,6 +133,11 @@ class ConfigBuilder:
             raise ConfigError(
                 f"{origin}: {error}" if origin else str(error), error.field
             ) from error
+        for where, check in self._last_checks:
+            try:
+                check()
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}", error.field) from error
         self._warn_unused(config)
         return config
 

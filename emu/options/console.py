@@ -24,8 +24,8 @@ def nographic(build: ConfigBuilder, text: str) -> None:
 @option(
     "serial",
     argument="dev",
-    help="virtual terminal (may be repeated), on: stdio, mon:stdio, file:PATH, pty, null, none, "
-    "ringbuf, chardev:ID, unix:PATH[,server=on|off][,wait=on|off], "
+    help="virtual terminal (may be repeated), on: stdio, mon:stdio, file:PATH, pipe:PATH, pty, "
+    "null, none, ringbuf, chardev:ID, unix:PATH[,server=on|off][,wait=on|off], "
     "tcp:HOST:PORT[,server=on|off][,wait=on|off]",
     group=_GROUP,
 )

@@ -41,8 +41,8 @@ def show_help(build: ConfigBuilder, text: str) -> None:
 
 @option("version", help="show the version", group=_GROUP)
 def show_version(build: ConfigBuilder, text: str) -> None:
-    """-version."""
-    raise HelpRequested(f"ppc64emu version {_version()}")
+    """-version: with QEMU's, whose command line this is, for scripts that look for it."""
+    raise HelpRequested(f"ppc64emu version {_version()}\nOptions of QEMU emulator version 7.2.0")
 
 
 def _version() -> str:

@@ -77,12 +77,13 @@ PROPERTIES: Mapping[str, _Property] = {
     "suppress-vmdesc": _Property("on|off", "no effect", _any_bool),
     "usb": _Property("off", "there is no USB", _fixed("off", "no", "false", "n")),
     "vfio-no-msix-emulation": _Property("on|off", "no effect", _any_bool),
+    "x-test-exit": _Property("on|off", "hypercall that ends the emulator (tests)", _keep_bool),
     "x-vof": _Property("on|off", "built-in Open Firmware instead of a firmware image", _keep_bool),
 }
 #: What only pseries has, besides cap-*.
 _PSERIES_ONLY = (
     *("dt-compatible", "ic-mode", "kernel-irqchip", "max-cpu-compat", "resize-hpt"),
-    *("vfio-no-msix-emulation", "x-vof"),
+    *("vfio-no-msix-emulation", "x-test-exit", "x-vof"),
 )
 
 #: Capabilities (and values) that describe what the machine does anyway; others get a warning.

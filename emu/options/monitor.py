@@ -28,7 +28,7 @@ def qmp(build: ConfigBuilder, text: str) -> None:
         chardev = _named(build, text.removeprefix("chardev:"))
     else:
         chardev = replace(serial_from_text(text), id=label)
-    build.monitors.append(MonitorConfig(chardev, "control"))
+    build.add_monitor(MonitorConfig(chardev, "control"))
 
 
 @option(
@@ -46,7 +46,7 @@ def monitor(build: ConfigBuilder, text: str) -> None:
         chardev = _named(build, text.removeprefix("chardev:"))
     else:
         chardev = replace(serial_from_text(text), id=f"compat_monitor{len(build.monitors)}")
-    build.monitors.append(MonitorConfig(chardev, "readline"))
+    build.add_monitor(MonitorConfig(chardev, "readline"))
 
 
 @option(
@@ -63,7 +63,7 @@ def mon(build: ConfigBuilder, text: str) -> None:
         raise ConfigError(f"invalid monitor mode '{mode}' (readline or control)")
     if "chardev" not in given:
         raise ConfigError("Parameter 'chardev' is missing")
-    build.monitors.append(MonitorConfig(_named(build, given["chardev"]), mode))
+    build.add_monitor(MonitorConfig(_named(build, given["chardev"]), mode))
 
 
 def _named(build: ConfigBuilder, name: str) -> ChardevConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterable
 
@@ -75,7 +76,22 @@ def parse_json(text: str) -> list[tuple[str, object]]:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"JSON parse error, {error}") from error
-    return list(_flatten("", tree))
+    members = list(_flatten("", tree))
+    for key, value in members:
+        _check_encodable(key)
+        if isinstance(value, str):
+            _check_encodable(value)
+    return members
+
+
+def _check_encodable(text: str) -> None:
+    """ConfigError for what only an escape of JSON can write, and no file name or C string holds."""
+    try:
+        if b"\0" not in os.fsencode(text):
+            return
+    except UnicodeError:
+        pass
+    raise ConfigError("JSON parse error, a string has characters that cannot be encoded")
 
 
 def _flatten(prefix: str, value: object) -> Iterable[tuple[str, object]]:

@@ -48,6 +48,7 @@ from machines.pseries.device_tree import (
     VioSlot,
     build_device_tree,
 )
+from machines.pseries.events import PlatformEvents
 from machines.pseries.hpt_section import HptSection
 from machines.pseries.nvram import Nvram
 from machines.pseries.phb import Phb
@@ -111,6 +112,7 @@ class PseriesMachine(Board):
         self.nvram = Nvram()
         self.xics.claim(_NVRAM_IRQ, lsi=False, name="nvram")
         self.rtc = Rtc(options.rtc_base)
+        self.platform_events = PlatformEvents(self.xics, self.rtc)
         self._create_ttys()
         self.tces = TceTables()
         self.phb = Phb(self.partition, self.xics, self.tces)
@@ -181,6 +183,7 @@ class PseriesMachine(Board):
             rng_seed=os.urandom(32),
             extra=(
                 phb_node(self.phb, dict(rtas_calls())),
+                self.platform_events.build_nodes,
                 *([self.virtio_mmio.build_nodes] if self.virtio_mmio.slots.transports else []),
             ),
         )
@@ -191,6 +194,7 @@ class PseriesMachine(Board):
         self._hpt.madvise(mmap.MADV_DONTNEED)
         self.select_translation(radix=False, table=0, size=0)
         self.xics.reset()
+        self.platform_events.reset()
         self.virtio_mmio.reset()
         self.phb.reset()
         for vty in self.ttys:
@@ -268,6 +272,10 @@ class PseriesMachine(Board):
     def request_shutdown(self) -> None:
         """The guest powered off."""
         self.host.request_shutdown()
+
+    def press_power_button(self) -> None:
+        """Ask the guest to shut down."""
+        self.platform_events.request_shutdown()
 
     def request_reset(self) -> None:
         """The guest asked for a reboot."""

@@ -14,6 +14,7 @@ from emu.migration.fields import Description, blob, i64, raw, u8, u32, u64
 from emu.migration.sections import Component
 from emu.migration.stream import MigrationError
 from machines.cpu_state import cpu_component
+from machines.pseries.events import EVENTS_STATE
 from machines.pseries.nvram import NVRAM_SIZE
 from machines.pseries.phb_state import phb_components
 from machines.pseries.vty import INPUT_SIZE
@@ -165,6 +166,12 @@ def components(machine: PseriesMachine) -> Sequence[Component]:
             resume=machine.xics.resume,
         ),
         Component("spapr/rtc", RTC_STATE, machine.rtc),
+        Component(
+            "spapr/events",
+            EVENTS_STATE,
+            machine.platform_events,
+            check=machine.platform_events.check,
+        ),
         *(
             Component(f"vty@{vty.unit:08x}/spapr_vty", VTY_STATE, vty, resume=vty.resume)
             for vty in machine.ttys

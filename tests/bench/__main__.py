@@ -72,6 +72,17 @@ def boots(cpu: str, rounds: int) -> Results:
     return results
 
 
+def smp_boots(cpu: str, rounds: int) -> Results:
+    """Process start to the ready line with four CPUs."""
+    results: Results = defaultdict(lambda: defaultdict(list))
+    for _ in range(rounds):
+        for emulator in EMULATORS:
+            options = kernel_options("le", "console=hvc0 autotest=poweroff")
+            done = run(command(emulator, cpu, "1G", options, cpus=4), READY, 300)
+            results[cpu, "process start to ready line, 4 CPUs"][emulator].append(done.seconds)
+    return results
+
+
 def guest_rows(cpu: str, rounds: int, rows: str) -> Results:
     """The guest's own bench script, by its own clock."""
     results: Results = defaultdict(lambda: defaultdict(list))
@@ -113,7 +124,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpu", default="power8,power9")
     parser.add_argument(
-        "--only", default="start,boot,rows,devices,migration", help="start, boot, rows, ..."
+        "--only", default="start,boot,smp,rows,devices,migration", help="start, boot, rows, ..."
     )
     parser.add_argument("--rows", default="", help="guest rows, comma separated; all by default")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
@@ -126,6 +137,8 @@ def main() -> int:
         for cpu in arguments.cpu.split(","):
             if "boot" in chosen:
                 results.update(boots(cpu, arguments.rounds))
+            if "smp" in chosen:
+                results.update(smp_boots(cpu, arguments.rounds))
             if "devices" in chosen:
                 results.update(device_rows(cpu, arguments.rounds))
             if "migration" in chosen:

@@ -35,13 +35,17 @@ class Run:
     guest: int = 0
 
 
-def command(emulator: str, cpu: str, memory: str, options: list[str]) -> list[str]:
-    """The command line of ``ours`` or ``qemu`` for the same machine."""
-    common = ["-cpu", cpu, "-m", memory, "-nodefaults", "-display", "none", "-serial", "stdio"]
+def command(emulator: str, cpu: str, memory: str, options: list[str], cpus: int = 1) -> list[str]:
+    """The command line of ``ours`` or ``qemu`` for the same machine.
+
+    With several CPUs, QEMU may use a thread for each, as it does by default.
+    """
+    common = ["-cpu", cpu, "-m", memory, "-smp", str(cpus)]
+    common += ["-nodefaults", "-display", "none", "-serial", "stdio"]
     if emulator == "ours":
         return [sys.executable, "-m", "emu", "-M", "pseries", *common, *options]
     machine = "pseries" if "-bios" in options else "pseries,x-vof=on"
-    accel = ["-accel", "tcg,thread=single", "-smp", "1"]
+    accel = ["-accel", "tcg,thread=single" if cpus == 1 else "tcg"]
     return ["qemu-system-ppc64", "-M", machine, *accel, *common, *options]
 
 

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from emu.pytest_plugin import machine as machine  # instead of the bare one of ../conftest.py
 from tests.boot.guests import BE, LE, LE_SMALL, Guest
 
 

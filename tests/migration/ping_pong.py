@@ -31,11 +31,11 @@ class Report:
     downtimes: tuple[int, ...] = ()
 
 
-def ping_pong(folder: Path, guest: Guest, cpu: str, mode: str, moves: int) -> Report:
+def ping_pong(folder: Path, guest: Guest, cpu: str, mode: str, moves: int, cpus: int = 1) -> Report:
     """Migrate a busybox guest under disk, CPU and console load ``moves`` times."""
     disk = folder / "disk.img"
     disk.write_bytes(os.urandom(_DISK_SIZE))
-    arguments = [*guest.arguments(cpu=cpu), *_devices(disk, MODES[mode])]
+    arguments = [*guest.arguments(cpu=cpu), "-smp", str(cpus), *_devices(disk, MODES[mode])]
     report = Report()
     here = Emulator(folder, "host0", arguments)
     text = ""

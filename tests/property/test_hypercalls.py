@@ -39,7 +39,7 @@ NATIVE = {
     for name in (
         *("H_CLEAR_MOD", "H_CLEAR_REF", "H_PROTECT", "H_BULK_REMOVE", "H_CEDE", "H_XIRR"),
         *("H_XIRR_X", "H_EOI", "H_CPPR", "H_IPI", "H_IPOLL", "H_PUT_TERM_CHAR"),
-        "H_GET_TERM_CHAR",
+        *("H_GET_TERM_CHAR", "H_CONFER", "H_PROD"),
     )
 }
 KNOWN = {int(number) for number in NATIVE} | set(hcalls.HANDLERS)

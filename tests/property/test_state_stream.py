@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,9 @@ class Recorded:
 
     def read(self, size: int) -> bytes:
         return self._data.read(size)
+
+    def read_into(self, views: Sequence[memoryview]) -> int:
+        return self._data.readinto(views[0])
 
     def write(self, data: bytes) -> None:
         raise AssertionError("nothing is written back")

@@ -70,9 +70,9 @@ def missing_compilers() -> list[str]:
     return [tool for tool in tools if shutil.which(tool) is None]
 
 
-def _state() -> str:
-    """Hash of everything an image is made from."""
-    digest = hashlib.sha256(repr((_CFLAGS, PARTS)).encode())
+def source_state(parts: tuple[Part, ...] = PARTS) -> str:
+    """Hash of everything an image of these parts is made from."""
+    digest = hashlib.sha256(repr((_CFLAGS, parts)).encode())
     for path in sorted(SOURCES.rglob("*")):
         if path.suffix in {".c", ".h", ".S", ".lds"}:
             digest.update(path.relative_to(SOURCES).as_posix().encode() + b"\0")
@@ -88,12 +88,43 @@ def _run(command: list[str]) -> None:
 
 def _link(part: Part, directory: Path) -> bytes:
     """The flat binary of one part."""
-    elf, flat = directory / f"{part.name}.elf", directory / f"{part.name}.bin"
-    sources = [str(p) for pattern in part.sources for p in sorted(SOURCES.glob(pattern))]
-    _run([f"{part.target}-gcc", *_CFLAGS, *part.flags, *sources, "-o", str(elf)])
+    elf = link_elf(part, directory)
     sections = ["-j", ".text"] if part.base == 0 else []
+    return flat_binary(part, elf, *sections)
+
+
+def link_elf(part: Part, directory: Path) -> Path:
+    """Compile and link one part; `ImageBuildError` with the compiler's text."""
+    elf = directory / f"{part.name}.elf"
+    sources = [str(path) for pattern in part.sources for path in _files(pattern)]
+    _run([f"{part.target}-gcc", *_CFLAGS, *part.flags, *sources, "-o", str(elf)])
+    return elf
+
+
+def _files(pattern: str) -> list[Path]:
+    """Of the library, or one file of somebody else."""
+    return [Path(pattern)] if Path(pattern).is_absolute() else sorted(SOURCES.glob(pattern))
+
+
+def flat_binary(part: Part, elf: Path, *sections: str) -> bytes:
+    """The bytes of an ELF file as they are in memory (of those sections: "-j", name)."""
+    flat = elf.with_suffix(".bin")
     _run([f"{part.target}-objcopy", "-O", "binary", *sections, str(elf), str(flat)])
     return flat.read_bytes()
+
+
+def flat_image(parts: tuple[Part, ...], directory: Path) -> bytes:
+    """The parts, built in `directory`, each at its place."""
+    if missing := missing_compilers():
+        raise ImageBuildError(
+            f"guest images need {', '.join(missing)}: "
+            "apt install gcc-powerpc64-linux-gnu gcc-powerpc64le-linux-gnu"
+        )
+    flat = bytearray()
+    for part in parts:
+        flat.extend(bytes(part.base - len(flat)))
+        flat.extend(_link(part, directory))
+    return bytes(flat)
 
 
 def base_image() -> Path:
@@ -101,37 +132,32 @@ def base_image() -> Path:
 
     Raises `ImageBuildError`. The ELF files stay beside it for the debugger.
     """
-    home = BUILD / _state()
+    home = BUILD / source_state()
     image = home / "image.bin"
     if image.exists():
         return image
-    if missing := missing_compilers():
-        raise ImageBuildError(
-            f"guest images need {', '.join(missing)}: "
-            "apt install gcc-powerpc64-linux-gnu gcc-powerpc64le-linux-gnu"
-        )
     BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as name:
         work = Path(name)
-        flat = bytearray()
-        for part in PARTS:
-            flat.extend(bytes(part.base - len(flat)))
-            flat.extend(_link(part, work))
-        (work / "image.bin").write_bytes(flat)
+        (work / "image.bin").write_bytes(flat_image(PARTS, work))
         home.mkdir(exist_ok=True)
         for made in work.iterdir():
             os.replace(made, home / made.name)
     return image
 
 
-def write_image(path: Path, **parameters: str) -> Path:
-    """Writes an image with these parameters ("test", "order", "mmu", "only") to `path`."""
+def with_parameters(image: bytes, **parameters: str) -> bytes:
+    """The image with these parameters ("test", "order", "mmu", "only") in it."""
     text = " ".join(f"{name}={value}" for name, value in parameters.items()).encode("ascii")
     if len(text) >= PARAMETERS_SIZE:
         raise ImageBuildError(f"parameters take {len(text)} bytes of {PARAMETERS_SIZE - 1}")
-    image = bytearray(base_image().read_bytes())
-    image[PARAMETERS_OFFSET : PARAMETERS_OFFSET + len(text) + 1] = text + b"\0"
-    path.write_bytes(image)
+    start, end = PARAMETERS_OFFSET, PARAMETERS_OFFSET + len(text) + 1
+    return image[:start] + text + b"\0" + image[end:]
+
+
+def write_image(path: Path, **parameters: str) -> Path:
+    """Writes an image with these parameters to `path`."""
+    path.write_bytes(with_parameters(base_image().read_bytes(), **parameters))
     return path
 
 

@@ -43,10 +43,14 @@ class Emulator:
         command += ["-serial", f"unix:{self._console_path},server=on,wait=off", *options]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        self._console = self._connect_console()
-        threading.Thread(target=self._read_console, daemon=True).start()
         self.qmp = QEMUMonitorProtocol(str(self._qmp_path))
-        self._retry(self.qmp.connect)
+        try:
+            self._console = self._connect_console()
+            threading.Thread(target=self._read_console, daemon=True).start()
+            self._retry(self.qmp.connect)
+        except BaseException:
+            self.kill()
+            raise
 
     def _retry(self, action: Any) -> Any:
         deadline = time.monotonic() + START_SECONDS

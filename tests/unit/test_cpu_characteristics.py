@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from machines.pseries import hcalls
+from machines.pseries import hcalls, hcalls_cpu
 from machines.pseries.papr import CpuBehaviour, CpuCharacteristics, HcallNumber
+
+assert hcalls_cpu  # registers the handler
 
 
 def test_guest_is_told_to_flush_nothing() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware.flat_tree import DeviceTree
-from firmware.flat_tree_edit import drop, replace, tree_size, walk
+from firmware.flat_tree_edit import MAX_NAME, drop, replace, tree_size, walk
 
 
 def blob() -> bytes:
@@ -68,6 +68,21 @@ def test_replace_keeps_the_length() -> None:
     assert fdt.parse_dtb(bytes(data)).get_property("a", "/chosen").value == 7
     with pytest.raises(ValueError, match="4 bytes"):
         replace(data, item, b"\0")
+
+
+@pytest.mark.parametrize("kind", ["node", "property"])
+def test_names_have_a_longest(kind: str) -> None:
+    for length in (MAX_NAME, MAX_NAME + 1):
+        tree = DeviceTree()
+        name = "n" * length
+        (tree.root.child(name) if kind == "node" else tree.root).flag(
+            name if kind != "node" else "a"
+        )
+        if length == MAX_NAME:
+            assert len(names(tree.to_bytes())) == 1
+        else:
+            with pytest.raises(ValueError, match="too long"):
+                names(tree.to_bytes())
 
 
 def test_size_of_no_tree() -> None:

@@ -54,8 +54,7 @@ def test_devices_are_listed(machine: Machine) -> None:
 def test_balloon_takes_mebibytes(machine: Machine) -> None:
     assert execute(machine, "info balloon") == "balloon: actual=256"
     assert execute(machine, "balloon 128") == ""
-    assert machine.devices["b"].config_read(0, 4, modern=True) == bytes(4)  # posted
-    machine.on_vcpu(lambda: None)
+    machine.on_vcpu(lambda: None)  # behind what the command has posted
     pages = int.from_bytes(machine.devices["b"].config_read(0, 4, modern=True), "little")
     assert pages == 128 << 8
 

@@ -35,7 +35,12 @@ def test_the_top_four_bits_are_ignored(machine: BareMachine, top: int) -> None:
 
 def test_the_bits_below_are_not(machine: BareMachine) -> None:
     taken = machine.interrupt(asm.li64(3, 0x0100_0000_0000_3000), asm.ld(4, 3))
-    assert taken.vector == 0x300
+    assert (taken.vector, taken.dar) == (0x200, 0x0100_0000_0000_3000)
+
+
+def test_code_where_nothing_is(machine: BareMachine) -> None:
+    taken = machine.interrupt(asm.li64(3, RAM_SIZE), asm.mtctr(3), asm.BCTR)
+    assert (taken.vector, taken.srr0) == (0x200, RAM_SIZE)
 
 
 @pytest.mark.parametrize(

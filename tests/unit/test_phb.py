@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from emu.memory.dma import DmaError
-from machines.pseries import xics
+from machines.pseries import xics_record
 from machines.pseries.phb import (
     DMA64_WINDOW_ADDRESS,
     DMA_WINDOW_SIZE,
@@ -72,7 +72,7 @@ def test_nobody_answers_with_ones(machine: PhbMachine, window: Window) -> None:
 def test_pins_rotate_with_the_slot(machine: PhbMachine, addr: str, pin: int, line: int) -> None:
     function = plug(machine, addr, pin=pin)
     function.set_intx(True)
-    assert [machine.source_status(LSI_BASE + n) & xics.ASSERTED for n in range(4)] == [
+    assert [machine.source_status(LSI_BASE + n) & xics_record.ASSERTED for n in range(4)] == [
         int(n == line) for n in range(4)
     ]
 
@@ -82,9 +82,9 @@ def test_line_is_up_while_any_pin_is(machine: PhbMachine) -> None:
     first.set_intx(True)
     second.set_intx(True)
     first.set_intx(False)
-    assert machine.source_status(LSI_BASE + 1) & xics.ASSERTED
+    assert machine.source_status(LSI_BASE + 1) & xics_record.ASSERTED
     second.set_intx(False)
-    assert not machine.source_status(LSI_BASE + 1) & xics.ASSERTED
+    assert not machine.source_status(LSI_BASE + 1) & xics_record.ASSERTED
 
 
 def test_messages_of_a_function_reach_their_sources(machine: PhbMachine) -> None:
@@ -94,7 +94,7 @@ def test_messages_of_a_function_reach_their_sources(machine: PhbMachine) -> None
     function.config_write(function.msix_control, 2, 0x8000)
     function.msix_notify(1)
     statuses = [machine.source_status(block.first + n) for n in range(3)]
-    assert statuses == [0, xics.PENDING, 0]
+    assert statuses == [0, xics_record.PENDING, 0]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_reset_frees_messages_and_windows(machine: PhbMachine) -> None:
     machine.phb.dma_windows[1].enable(16, DMA64_WINDOW_ADDRESS, 16)
     machine.phb.reset()
     assert machine.phb.msis == {}
-    assert not machine.source_status(LSI_BASE) & xics.ASSERTED
+    assert not machine.source_status(LSI_BASE) & xics_record.ASSERTED
     assert not machine.phb.dma_windows[1].enabled
     assert machine.phb.dma_windows[0].size == DMA_WINDOW_SIZE
     assert machine.phb.dma_windows[0].entries[0] == 0
@@ -162,9 +162,9 @@ def test_restored_lines_fall_when_their_last_pin_does(machine: PhbMachine) -> No
     machine.xics.set_irq(LSI_BASE + 1, 1)
     machine.phb.restored()
     first.set_intx(False)
-    assert machine.source_status(LSI_BASE + 1) & xics.ASSERTED
+    assert machine.source_status(LSI_BASE + 1) & xics_record.ASSERTED
     second.set_intx(False)
-    assert not machine.source_status(LSI_BASE + 1) & xics.ASSERTED
+    assert not machine.source_status(LSI_BASE + 1) & xics_record.ASSERTED
 
 
 def test_dma_goes_through_the_window_of_its_address(machine: PhbMachine) -> None:

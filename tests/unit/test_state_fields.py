@@ -156,7 +156,7 @@ def load_stream(data: bytes, *parts: Part) -> DeviceLoader:
         if kind == 0:
             break
         assert kind == FULL
-        loader.load(reader, before)
+        loader.read(reader, before)
     skip_description(reader)
     loader.finish()
     return loader
@@ -169,7 +169,7 @@ def test_sections_find_their_components_by_instance() -> None:
 
 
 def test_missing_section_is_named() -> None:
-    with pytest.raises(MigrationError, match="'part', instance 1, is missing"):
+    with pytest.raises(MigrationError, match="'part', instance 1 is missing"):
         load_stream(stream_of(example()), Part(), Part())
 
 
@@ -214,7 +214,7 @@ def test_checks_run_after_everything_is_loaded_and_resume_last() -> None:
     for _ in range(3):
         before = reader.position, reader.checksum
         reader.u8()
-        loader.load(reader, before)
+        loader.read(reader, before)
     loader.finish()
     loader.resume()
     assert order == ["check0 2", "check1 2", "resume0", "resume1"]

@@ -21,7 +21,8 @@ from machines.pseries.dispatch import serve_native
 from machines.pseries.papr import HcallNumber
 from machines.pseries.record import PSERIES_DTYPE
 from machines.pseries.vty import INPUT_SIZE, OUTPUT_SIZE, Ttys, Vty
-from machines.pseries.xics import IRQ_BASE, Xics
+from machines.pseries.xics import Xics
+from machines.pseries.xics_record import IRQ_BASE
 from tests.support.bare import BareMachine
 from tests.unit.chardev_tools import PASTE, TIMEOUT, poll_until
 

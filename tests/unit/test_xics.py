@@ -20,7 +20,8 @@ from machines.pseries import papr
 from machines.pseries.dispatch import serve_native
 from machines.pseries.papr import HcallNumber
 from machines.pseries.record import PSERIES_DTYPE
-from machines.pseries.xics import (
+from machines.pseries.xics import Xics
+from machines.pseries.xics_record import (
     ASSERTED,
     IPI,
     IRQ_BASE,
@@ -30,7 +31,6 @@ from machines.pseries.xics import (
     PENDING,
     SENT,
     SOURCE_COUNT,
-    Xics,
 )
 
 SERVERS = 2
@@ -461,6 +461,7 @@ def test_state_moves_to_another_machine(guest: Guest) -> None:
     target = guest.new_controller()
     target.claim(edge, lsi=False, name="edge")
     target.load_state(state)
+    target.resume()
     assert target.save_state() == state
     assert target.names == {edge: "edge", level: "restored"}
     assert guest.accept(0) == (0xFF, edge)
@@ -692,6 +693,7 @@ def test_any_sequence_behaves_as_the_model(
                 model.eoi(arguments[0], cppr, irq)
         elif name == "migrate":
             machine.xics.load_state(machine.xics.save_state())
+            machine.xics.resume()
         else:
             target = machine if name in ("cppr", "ipi", "eoi") else machine.xics
             getattr(target, name)(*arguments)

@@ -1,4 +1,4 @@
-/* Runs the test the parameters name, in each byte order of `order=be,le,...`. */
+/* Runs the test the parameters name, or all if they name none, in each byte order of `order=be,le,...`. */
 #include "check.h"
 #include "layout.h"
 #include "platform.h"
@@ -109,10 +109,11 @@ static void start_translation(const void *fdt)
 
 static void run_tests(void)
 {
-	bool found = false;
+	char wanted[32];
+	bool all = !parameter("test", wanted, sizeof(wanted)), found = false;
 
 	for (const struct test *test = tests_begin; test < tests_end; test++) {
-		if (!parameter_is("test", test->name))
+		if (!all && !streq(wanted, test->name))
 			continue;
 		found = true;
 		test->run();

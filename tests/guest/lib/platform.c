@@ -58,6 +58,27 @@ void console_put(char c)
 		bus_write(board_console, 1, c);
 }
 
+/* Many bytes at once, where the platform has a way. */
+void console_write(const char *text, u32 size)
+{
+	while (size) {
+		u32 count = size < 16 ? size : 16;
+		u64 words[2] = { 0, 0 };
+
+		if (!pseries) {
+			bus_write(board_console, 1, *text);
+			count = 1;
+		} else {
+			memcpy(words, text, count);
+			while (hcall(NULL, H_PUT_TERM_CHAR, terminal, count, be64(words[0]), be64(words[1]),
+				     0) == 1)
+				;		/* H_BUSY */
+		}
+		text += count;
+		size -= count;
+	}
+}
+
 void power_off(int status)
 {
 	u32 any[2] = { ~0u, ~0u };
@@ -68,6 +89,22 @@ void power_off(int status)
 		bus_write(board_exit, 4, status);
 	for (;;)
 		;
+}
+
+void test_exit(int status)
+{
+	if (pseries)
+		hcall(NULL, H_TEST_EXIT, status, 0, 0, 0, 0);
+	power_off(status);
+}
+
+void machine_check(void)
+{
+	u64 msr;
+
+	__asm__ volatile("mfmsr %0" : "=r"(msr));
+	__asm__ volatile("mtmsrd %0" :: "r"(msr & ~0x1000ul));
+	*(volatile u64 *)0x7000000000ul = 0;	/* no RAM and no device there */
 }
 
 long hcall(u64 *out, u64 number, u64 a4, u64 a5, u64 a6, u64 a7, u64 a8)

@@ -8,19 +8,25 @@ enum {
 	H_ENTER = 0x08,
 	H_LOGICAL_CI_LOAD = 0x3c,
 	H_LOGICAL_CI_STORE = 0x40,
+	H_GET_TERM_CHAR = 0x54,
 	H_PUT_TERM_CHAR = 0x58,
 	H_EOI = 0x64,
 	H_CPPR = 0x68,
 	H_XIRR = 0x74,
 	H_REGISTER_PROC_TBL = 0x37c,
 	H_RTAS = 0xf000,
+	H_TEST_EXIT = 0x7e570000,	/* ppc64emu's, see docs/runner.md */
 };
 
 void platform_init(const void *fdt);
 bool platform_is_pseries(void);
 bool board_line(u32 line);		/* virtmmio: is the interrupt line high? */
 void console_put(char c);
+void console_write(const char *text, u32 size);
 void power_off(int status) __attribute__((noreturn));
+/* Ends the emulator with that status; where that is not possible, as power_off() does. */
+void test_exit(int status) __attribute__((noreturn));
+void machine_check(void);		/* one that has no handler: MSR[ME] is clear */
 
 /* A hypercall; *out (may be NULL) gets r4. Returns r3. */
 long hcall(u64 *out, u64 number, u64 r4, u64 r5, u64 r6, u64 r7, u64 r8);

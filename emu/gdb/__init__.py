@@ -1,0 +1,1 @@
+"""gdb's remote serial protocol: the stub behind ``-gdb`` and ``-s`` (docs/gdb.md)."""

@@ -1,0 +1,1 @@
+"""Runs guest test images and tells their results: the command `ppc64emu-test`."""

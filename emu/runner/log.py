@@ -1,0 +1,56 @@
+"""The kept console of one test: its first and its last bytes, whatever came between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+DEFAULT_LIMIT = 1 << 20
+MIN_LIMIT = 4096
+#: Bytes of the end that are kept in memory in any case, for the report.
+TAIL = 8192
+
+
+class ConsoleLog:
+    """Keeps `limit` bytes: the first half is written as it comes, the last half at the end.
+
+    Without `path` only the tail is kept, in memory. Raises OSError when the file cannot be made
+    or written.
+    """
+
+    def __init__(self, path: Path | None, limit: int = DEFAULT_LIMIT) -> None:
+        self.path = path
+        self.size = 0  # bytes that came
+        self._head = limit // 2
+        self._last = limit - self._head
+        self._recent = bytearray()
+        self._file: BinaryIO | None = None if path is None else path.open("wb", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the console."""
+        if self._file is not None and self.size < self._head:
+            self._file.write(data[: self._head - self.size])
+        self.size += len(data)
+        keep = max(self._last, TAIL)
+        self._recent += data[-keep:]
+        if len(self._recent) > 2 * keep:
+            del self._recent[:-keep]
+
+    def tail(self) -> bytes:
+        """The last bytes that came."""
+        return bytes(self._recent[-TAIL:])
+
+    def close(self, messages: bytes = b"") -> None:
+        """Write the end of the console, then what the emulator itself said."""
+        if self._file is None:
+            return
+        rest = min(max(self.size - self._head, 0), self._last)
+        dropped = max(self.size - self._head, 0) - rest
+        if dropped:
+            self._file.write(b"\n[... %d bytes are left out here ...]\n" % dropped)
+        if rest:
+            self._file.write(self._recent[-rest:])
+        if messages:
+            self._file.write(b"\n[messages of the emulator]\n" + messages)
+        self._file.close()
+        self._file = None

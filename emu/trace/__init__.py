@@ -1,0 +1,1 @@
+"""Watching a guest: instruction, interrupt and MMU traces, symbols, and the profile."""

@@ -1,0 +1,554 @@
+"""The pytest plugin's machines: fixtures, markers, console, memory, registers, reports."""
+
+from __future__ import annotations
+
+import pytest
+
+import emu.migration.source
+import emu.options
+import emu.pytest_plugin.debugger
+import emu.pytest_plugin.factory  # noqa: F401 - pytester forgets what a run inside imports
+from emu.chardev.config import ConfigError
+from emu.pytest_plugin.recipe import option_words, recipe
+from tests.unit.plugin_tools import OPTIONS, count, echo, write_program
+
+pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.timeout(120)
+
+REWRITE = "ignore::pytest.PytestAssertRewriteWarning"  # the plugin is imported already
+MARKED = f"""
+    import pytest
+    pytestmark = pytest.mark.ppc64emu(*{OPTIONS!r})
+"""
+
+
+def run(pytester: pytest.Pytester, *texts: str, options: tuple[str, ...] = ()) -> pytest.RunResult:
+    """Run a test file in this process."""
+    import textwrap
+
+    pytester.makepyfile("".join(textwrap.dedent(text) for text in texts))
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-W", REWRITE, *options)
+
+
+def test_a_run_without_machines_does_not_import_the_emulator(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_nothing_is_loaded(pytestconfig):
+            assert pytestconfig.pluginmanager.hasplugin("ppc64emu")
+            ours = {name for name in sys.modules if name.partition(".")[0] == "emu"}
+            assert ours == {"emu", "emu.native_cache", "emu.pytest_plugin",
+                            "emu.pytest_plugin.report"}
+            assert not {"numba", "numpy", "unicorn"} & set(sys.modules)
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:hypothesispytest").assert_outcomes(passed=1)
+
+
+def test_machine_is_configured_by_marker_and_talks(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, echo())
+    result = run(
+        pytester,
+        MARKED,
+        r"""
+        def test_it(machine):
+            assert machine.console.expect("ready").before == ""
+            machine.console.sendline("x=17 y=-4")
+            found = machine.console.expect(r"x=(\d+) y=(?P<y>\S+)\n")
+            assert (found[1], found["y"], found.text) == ("17", "-4", "x=17 y=-4\n")
+            machine.console.send("q")
+            assert machine.wait() == 5
+            assert machine.console.text.startswith("ready\nx=17")
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_expect_fails_with_the_tail_and_the_report_shows_the_console(
+    pytester: pytest.Pytester,
+) -> None:
+    write_program(pytester.path, echo())
+    result = run(
+        pytester,
+        MARKED,
+        r"""
+        def test_it(machine):
+            machine.console.expect("ready")
+            machine.console.send("abc")
+            machine.console.expect("never", timeout=0.2)
+        """,
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E *ExpectError: serial0: no match for 'never' within 0.2 s; the guest is running;*",
+            "E *  | ready",
+            "E *  | abc",
+            "*machine, console serial0, the last lines; the guest is running*",
+            "ready",
+            "abc",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*def expect*")
+
+
+def test_expect_does_not_wait_for_a_guest_that_has_ended(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, echo())
+    result = run(
+        pytester,
+        MARKED,
+        r"""
+        import time
+
+        def test_it(machine):
+            machine.console.expect("ready")
+            machine.console.send("q")
+            start = time.monotonic()
+            with pytest.raises(AssertionError, match="before the guest ended; the guest has ended"):
+                machine.console.expect("never", timeout=100)
+            assert time.monotonic() - start < 50
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_output_before_the_end_is_found_after_it(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, echo())
+    result = run(
+        pytester,
+        MARKED,
+        """
+        def test_it(machine):
+            machine.console.send("last words q")
+            machine.wait()
+            machine.console.expect_exact("last words")
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_machines_are_closed_after_the_test_and_shown_no_more(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, echo())
+    result = run(
+        pytester,
+        f"""
+        made = []
+
+        def test_two(machine_factory):
+            made.append(machine_factory(*{OPTIONS!r}, name="first"))
+            made.append(machine_factory(*{OPTIONS!r}, start=False))
+            assert made[1].state.value == "prelaunch"
+            assert not any(machine.closed for machine in made)
+
+        def test_later():
+            assert [machine.closed for machine in made] == [True, True]
+            assert [machine.name for machine in made] == ["first", "machine 2"]
+            assert made[0].emulator._thread.is_alive() is False
+            assert False
+        """,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.no_fnmatch_line("*console serial0*")
+
+
+def test_memory_in_both_byte_orders(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, count(0x8000))
+    result = run(
+        pytester,
+        MARKED,
+        """
+        from emu.pytest_plugin.memory import AddressError
+
+        def test_it(machine):
+            machine.console.expect("go")
+            memory = machine.memory
+            memory.write(0x9000, bytes(range(1, 9)))
+            assert memory.read(0x9000, 4) == bytes((1, 2, 3, 4))
+            assert memory.read_int(0x9000, 4, "be") == 0x01020304
+            assert memory.read_int(0x9000, 4, "le") == 0x04030201
+            assert memory.read_int(0x9000) == 0x0102030405060708  # the guest's order
+            memory.write_int(0x9100, 0xABCD, 2, "little")
+            assert memory.read(0x9100, 2) == bytes((0xCD, 0xAB))
+            memory.write(0x9200, b"name" + bytes(1))
+            assert memory.read_string(0x9200) == "name"
+            assert memory.read_int(0x8000) <= memory.read_int(0x8000)
+            for size, address in ((1, 16 << 20), (8, (16 << 20) - 4), (1, -1)):
+                with pytest.raises(AddressError):
+                    memory.read(address, size)
+                with pytest.raises(AddressError):
+                    memory.write(address, bytes(size))
+            with pytest.raises(ValueError, match="order"):
+                memory.read_int(0, 4, "middle")
+            assert machine.virtual.translate(0x9000) == 0x9000  # real mode
+            with pytest.raises(AddressError):
+                machine.virtual.read(1 << 64, 1)
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_code_written_by_a_test_is_executed(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, count(0x8000))
+    result = run(
+        pytester,
+        MARKED,
+        """
+        def test_it(machine):
+            machine.console.expect("go")
+            at = machine.registers["nip"] & ~0xFF
+            code = machine.memory.read(at, 0x100)
+            where = at + code.index(bytes.fromhex("38630001"))  # addi r3, r3, 1
+            machine.memory.write(where, bytes.fromhex("38600777"))  # li r3, 0x777
+            while machine.memory.read_int(0x8000) != 0x777:
+                pass
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_registers_by_name(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, count(0x8000, marker=0xFEDC_BA98_7654_3210))
+    result = run(
+        pytester,
+        MARKED,
+        """
+        def test_it(machine):
+            machine.console.expect("go")
+            machine.stop()
+            registers = machine.registers
+            assert registers["r4"] == registers["GPR4"] == 0xFEDC_BA98_7654_3210
+            assert registers["msr"] >> 63 == 1
+            assert 0x2000 <= registers["nip"] == registers["pc"] < 0x3000
+            for name, value in {
+                "r31": 7, "f3": 5, "v2": 1 << 127, "vs2": 3, "cr": 0x12345678, "cr7": 4,
+                "lr": 0x100, "srr0": 0x200, "SPRG1": 9, "dec": (1 << 64) - 5,
+            }.items():
+                registers[name] = value
+                assert registers[name] == (-5 if name == "dec" else value), name
+            assert registers["cr"] == 0x12345674
+            assert registers["vs34"] == 1 << 127
+            assert registers["vs3"] >> 64 == 5
+            assert registers["r4"] == 0xFEDC_BA98_7654_3210
+            registers["r4"] = -1
+            assert registers["r4"] == (1 << 64) - 1
+            for name in ("r32", "cr8", "spr", "vs64"):
+                with pytest.raises(KeyError, match="no register"):
+                    registers[name]
+            with pytest.raises(ValueError, match="32 bits"):
+                registers["cr"] = 1 << 32
+            with pytest.raises(LookupError, match="has 1"):
+                machine.registers_of(1)["r3"]
+            before = registers["r3"]
+            machine.cont()
+            registers["r3"] = before + (1 << 40)
+            assert registers["r3"] > before + (1 << 40) - 1
+            assert "srr1" in registers and len(dict(registers)) == len(registers)
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_state_is_there_after_the_end(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, echo(status=0))
+    result = run(
+        pytester,
+        MARKED,
+        """
+        def test_it(machine):
+            machine.console.send("q")
+            assert machine.wait() == 0
+            assert machine.registers["r13"] == ord("q")
+            assert machine.memory.read(0x100, 1) == bytes([0x48])
+            machine.close()
+            with pytest.raises(LookupError, match="closed"):
+                machine.registers["r13"]
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_breakpoints_watchpoints_and_steps(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, count(0x8000))
+    result = run(
+        pytester,
+        MARKED,
+        """
+        def test_it(machine):
+            machine.console.expect("go")
+            debugger = machine.debugger
+            code = machine.memory.read(0x2000, 0x200)
+            increment = 0x2000 + code.index(bytes.fromhex("38630001"))
+            debugger.add_breakpoint(increment)
+            counts = []
+            for _ in range(3):
+                stop = debugger.run()
+                assert (stop.kind.name, stop.pc) == ("BREAKPOINT", increment)
+                counts.append(machine.registers["r3"])
+            assert counts[1:] == [counts[0] + 1, counts[0] + 2]
+            assert debugger.step().pc == increment + 4
+            assert machine.registers["r3"] == counts[2] + 1
+            debugger.remove_breakpoint(increment)
+            debugger.add_watchpoint(0x8000, 8)
+            for value in (counts[2], counts[2] + 1):
+                stop = debugger.run()
+                assert (stop.kind.name, stop.pc, stop.hit.address) == (
+                    "WATCHPOINT", increment + 4, 0x8000)
+                assert machine.memory.read_int(0x8000) == value
+            debugger.remove_watchpoint(0x8000, 8)
+            with pytest.raises(AssertionError, match="no breakpoint was reached within"):
+                debugger.run(timeout=0.2)
+            debugger.release()
+            assert machine.state.value == "running"
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_breakpoint_before_the_first_instruction_and_an_end_without_one(
+    pytester: pytest.Pytester,
+) -> None:
+    write_program(pytester.path, echo())
+    result = run(
+        pytester,
+        MARKED,
+        """
+        @pytest.mark.ppc64emu("-S")
+        def test_it(machine):
+            machine.debugger.add_breakpoint(0x2000)
+            assert machine.debugger.run().pc == 0x2000
+            machine.console.send("q")
+            with pytest.raises(AssertionError, match="no breakpoint was reached: the guest has"):
+                machine.debugger.run()
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_markers_add_up_and_a_configuration_stands_alone(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, echo())
+    result = run(
+        pytester,
+        MARKED,
+        """
+        from emu.config import MachineConfig
+
+        @pytest.mark.ppc64emu("-cpu", "power9", m=32, S=True)
+        def test_options(machine):
+            config = machine.config
+            assert (config.cpu, config.ram_size, config.start_paused) == ("power9", 32 << 20, True)
+            assert machine.state.value in ("prelaunch", "paused")
+
+        @pytest.mark.ppc64emu(MachineConfig(
+            machine="virtmmio", ram_size=64 << 20, bios="image.bin", cpu="power9"))
+        def test_configuration(machine):
+            machine.console.expect("ready")
+            assert machine.config.ram_size == 64 << 20
+        """,
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_matrix_gives_each_cell_its_cpu_and_byte_order(pytester: pytest.Pytester) -> None:
+    for order in ("be", "le"):
+        write_program(pytester.path, echo(), name=f"image-{order}.bin")
+    result = run(
+        pytester,
+        """
+        import pytest
+
+        pytestmark = pytest.mark.ppc64emu_matrix(
+            cpus=["power8", "power9"], endians=["be", "little"])
+
+        @pytest.mark.ppc64emu("-M", "virtmmio", m=16, bios="image-{endian}.bin")
+        def test_marked(machine, guest_cpu, guest_endian):
+            assert machine.config.cpu == guest_cpu
+            assert machine.config.bios == f"image-{guest_endian}.bin"
+            assert guest_endian in ("be", "le")
+
+        def test_made(machine_factory, guest_cpu):
+            machine = machine_factory(M="virtmmio", m=16, bios="image-{endian}.bin")
+            assert machine.config.cpu == guest_cpu
+        """,
+        options=("-v",),
+    )
+    result.assert_outcomes(passed=8)
+    cells = [f"{cpu}-{order}" for cpu in ("power8", "power9") for order in ("be", "le")]
+    for cell in cells:
+        result.stdout.fnmatch_lines([f"*test_marked*{cell}* PASSED*"])
+
+
+def test_machine_without_a_matrix_keeps_its_words(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, echo())
+    result = run(
+        pytester,
+        """
+        def test_it(machine_factory, guest_cpu, guest_endian):
+            assert guest_cpu is guest_endian is None
+            machine = machine_factory("-name", "{cpu}-{endian}", *%OPTIONS%)
+            assert machine.config.name == "{cpu}-{endian}"
+        """.replace("%OPTIONS%", repr(OPTIONS)),
+    )
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("ppc64emu_matrix(endians=['middle'])", "unknown byte order 'middle'"),
+        ("ppc64emu_matrix(cpu=['power8'])", "takes cpus="),
+        ("ppc64emu_matrix()", "takes cpus="),
+    ],
+)
+def test_mistakes_in_the_matrix_are_told_when_tests_are_collected(
+    pytester: pytest.Pytester, marker: str, message: str
+) -> None:
+    result = run(
+        pytester,
+        f"""
+        import pytest
+
+        @pytest.mark.{marker}
+        def test_it(machine):
+            pass
+        """,
+    )
+    assert result.ret != 0
+    assert message in result.stdout.str() + result.stderr.str()
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("marks", "message"),
+    [
+        ("ppc64emu('-cpu', 'z80', bios='image.bin')", "-cpu z80: unable to find CPU model 'z80'*"),
+        ("ppc64emu(bios='absent.bin')", "-bios absent.bin: could not open 'absent.bin': *"),
+        ("ppc64emu('-M', 'virtmmio')", "nothing to boot: give kernel=FILE or bios=FILE"),
+        ("ppc64emu('-help')", "a test cannot ask for help:*"),
+        ("ppc64emu(bios=1.5)", "1.5 is no option: *"),
+        ("ppc64emu('-monitor', 'stdio', S=True)", "a monitor cannot be on stdio: *"),
+        ("skipif(False, reason='')", "the machine fixture needs @pytest.mark.ppc64emu(OPTIONS)"),
+    ],
+)
+def test_mistakes_in_options_are_one_line(
+    pytester: pytest.Pytester, marks: str, message: str
+) -> None:
+    result = run(
+        pytester,
+        f"""
+        import pytest
+
+        @pytest.mark.{marks}
+        def test_it(machine):
+            pass
+        """,
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"*test_it: {message}"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("E  *")
+
+
+def test_mistakes_in_a_factorys_options_can_be_tested(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+        import pytest
+        from emu.config import ConfigError
+
+        def test_it(machine_factory):
+            with pytest.raises(ConfigError, match="unable to find CPU"):
+                machine_factory("-cpu", "z80", bios="image.bin")
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_results_of_an_image_are_checked(pytester: pytest.Pytester) -> None:
+    from tests.unit.virtmmio_tools import leave, put
+
+    write_program(pytester.path, put("PASS: a\n1..1\nok 1 - b\n"), leave(0), name="good.bin")
+    write_program(pytester.path, put("PASS: a\nFAIL: b\n"), leave(0), name="bad.bin")
+    write_program(pytester.path, put("hello\n"), leave(0), name="silent.bin")
+    write_program(pytester.path, put("PASS: a\n"), leave(9), name="status.bin")
+    result = run(
+        pytester,
+        """
+        import pytest
+
+        @pytest.mark.parametrize(("name", "message"), [
+            ("bad", "failed: b"),
+            ("silent", "no result lines"),
+            ("status", "exit status 9"),
+        ])
+        def test_bad(machine_factory, name, message):
+            machine = machine_factory(M="virtmmio", m=16, bios=name + ".bin")
+            with pytest.raises(AssertionError, match=message):
+                machine.check_results()
+
+        def test_good(machine_factory):
+            machine = machine_factory(M="virtmmio", m=16, bios="good.bin")
+            assert [result.name for result in machine.check_results()] == ["a", "b"]
+        """,
+    )
+    result.assert_outcomes(passed=4)
+
+
+def test_wait_that_is_too_short_fails_with_the_console(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, echo())
+    result = run(
+        pytester,
+        MARKED,
+        """
+        def test_it(machine):
+            machine.console.expect("ready")
+            machine.wait(0.1)
+        """,
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *GuestTimeout: machine: the guest still runs after 0.1 s"])
+    result.stdout.fnmatch_lines(["*console serial0*", "ready"])
+
+
+def test_fault_of_the_emulator_fails_a_test_that_does_not_look(pytester: pytest.Pytester) -> None:
+    write_program(pytester.path, echo())
+    result = run(
+        pytester,
+        MARKED,
+        """
+        def test_it(machine):
+            machine.console.expect("ready")
+
+            def fault():
+                raise RuntimeError("broken inside")
+
+            machine.emulator.post(fault)
+            machine.emulator.wait()
+        """,
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["E *GuestFailure: internal error of the emulator: *broken inside"])
+
+
+def test_keywords_are_options() -> None:
+    words = option_words(
+        ("-cpu", "power9"), {"m": 512, "no_reboot": True, "S": False, "device": ["a", "b"]}
+    )
+    assert words == ["-cpu", "power9", "-m", "512", "-no-reboot", "-device", "a", "-device", "b"]
+
+
+def test_consoles_on_the_terminal_are_kept_in_memory() -> None:
+    for words in ((), ("-nographic",), ("-serial", "stdio"), ("-serial", "mon:stdio")):
+        config = recipe(*words).build()
+        assert [type(chardev).__name__ for chardev in config.serial] == ["MemoryConfig"], words
+    shared = recipe("-chardev", "stdio,id=c", "-serial", "chardev:c").build()
+    assert shared.serial[0] is shared.chardevs["c"]
+    assert type(shared.serial[0]).__name__ == "MemoryConfig"
+    assert recipe("-serial", "none").build().serial == ()
+
+
+def test_configuration_with_options_is_refused() -> None:
+    from emu.config import MachineConfig
+
+    with pytest.raises(ConfigError, match="alone"):
+        recipe(MachineConfig(), "-S")
