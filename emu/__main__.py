@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(error)
         except _Terminated:
             return 0
+    return 0  # a signal came before there was a machine
 
 
 def load_machine() -> type[Machine]:
@@ -92,6 +93,11 @@ def _ending_on_signals() -> Iterator[Callable[[Callable[[], object]], None]]:
     quit_machine: list[Callable[[], object]] = []
     seen: list[int] = []
 
+    def machine_is(quit_it: Callable[[], object]) -> None:
+        if seen:
+            raise _Terminated  # the first one was lost on its way, see below
+        quit_machine.append(quit_it)
+
     def handle(signum: int, frame: FrameType | None) -> None:
         if seen:
             from emu.chardev.terminal import restore_terminals
@@ -115,7 +121,11 @@ def _ending_on_signals() -> Iterator[Callable[[Callable[[], object]], None]]:
     for signum in old:
         signal.signal(signum, handle)
     try:
-        yield quit_machine.append
+        yield machine_is
+    except Exception:
+        # Compilers call back from native code, where _Terminated is lost or becomes another error.
+        if not seen or quit_machine:
+            raise
     finally:
         for signum, previous in old.items():
             signal.signal(signum, previous)

@@ -11,6 +11,7 @@ code (:data:`NATIVE`) are written by :mod:`emu.trace`, as text.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -44,7 +45,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 
 
 #: Items that compiled code shows: a machine has to be told when they change (``Tracer``).
-NATIVE = frozenset({"in_asm", "exec", "cpu", "int", "mmu"})
+NATIVE = frozenset({"in_asm", "exec", "cpu", "int", "mmu", "irq"})
 
 
 class LogItem:
@@ -115,6 +116,30 @@ class _InOrder(logging.Filter):
         return True
 
 
+class _StderrHandler(logging.StreamHandler[Any]):
+    """Says once that it cannot write, instead of a traceback for each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not _is_told():
+            super().handleError(record)
+
+
+class _FileHandler(logging.FileHandler):
+    """The same for a file."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not _is_told():
+            super().handleError(record)
+
+
+def _is_told() -> bool:
+    error = sys.exc_info()[1]
+    if not isinstance(error, (OSError, ValueError)):
+        return False
+    _complain_once(error)
+    return True
+
+
 def add_source(drain: Callable[[], None]) -> None:
     """Call a function before each line, so that it writes what came before.  Any thread."""
     _before_line.append(drain)
@@ -175,7 +200,7 @@ def configure_logging(items: Iterable[str] = (), file: str | None = None) -> Non
     wanted = check_items(items)
     try:
         handler: logging.Handler = (
-            logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file, "w")
+            _StderrHandler(sys.stderr) if file is None else _FileHandler(file, "w")
         )
     except OSError as error:
         raise ConfigError(f"could not open '{file}': {error.strerror}", "log_file") from error
@@ -185,7 +210,8 @@ def configure_logging(items: Iterable[str] = (), file: str | None = None) -> Non
         logger = logging.getLogger(name)
         for old in list(logger.handlers):
             logger.removeHandler(old)
-            old.close()
+            with contextlib.suppress(OSError):
+                old.close()
         logger.addHandler(handler)
         logger.propagate = False
     logging.getLogger(LOGGER).setLevel(logging.DEBUG)

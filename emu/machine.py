@@ -529,6 +529,11 @@ class Machine:
     def _reset_due(self) -> bool:
         return self._reset_wanted and self.state.state is not RunState.FINISH_MIGRATE
 
+    def reset_now(self) -> None:
+        """Reset a machine that stands still, which no monitor is told of (vCPU thread)."""
+        self._reset_wanted = False
+        self.board.reset()
+
     def _do_reset(self) -> None:
         self._reset_wanted = False
         self.migration.await_memory()
@@ -536,6 +541,7 @@ class Machine:
             return
         self.resets += 1
         self.board.reset()
+        self.trace.note_reset()
         self.event("RESET", {"guest": True, "reason": "guest-reset"})
 
     def _wait_paused(self) -> None:

@@ -45,6 +45,7 @@ class MachineMigration:
         self._incoming: Incoming | None = None
         self._incoming_channel: MigrationChannel | None = None
         self._incoming_lock = threading.Lock()
+        self._receiver: threading.Thread | None = None
         self._closing = False
         self._throttle: _Throttle | None = None
         self._released = False
@@ -149,7 +150,8 @@ class MachineMigration:
             raise MigrationError("'-incoming' was not specified on the command line")
         self._incoming = Incoming(check_uri(uri))
         self.incoming_address = self._incoming.address
-        threading.Thread(target=self._receive, name="incoming", daemon=True).start()
+        self._receiver = threading.Thread(target=self._receive, name="incoming", daemon=True)
+        self._receiver.start()
 
     def close(self) -> None:
         """Give up whatever is under way."""
@@ -162,6 +164,8 @@ class MachineMigration:
             self._incoming.close()
         if self._postcopy is not None:
             self._postcopy.close()
+        if self._receiver is not None:
+            self._receiver.join(_STOP_SECONDS)  # it may still be at the machine
         if self._source is not None:
             self._source.join(_STOP_SECONDS)
 

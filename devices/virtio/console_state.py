@@ -34,15 +34,19 @@ def _load_ports(device: VirtioSerial, data: bytes) -> None:
         waiting = data[at + _PORT.size : at + _PORT.size + size]
         at += _PORT.size + size
         port = device.ports.get(nr)
-        if port is None or len(waiting) != size:
+        if port is None:
             raise ValueError(f"there is no port {nr} here")
+        if nr in seen:
+            raise ValueError(f"port {nr} comes twice")
+        if len(waiting) != size:
+            raise ValueError(f"input of port {nr} is cut short")
         seen.add(nr)
         port.guest_ready, port.guest_connected = bool(ready), bool(guest)
         port.host_connected, port.offset = bool(host), offset
         if port.input is not None:
             port.input.load(waiting)
-    if seen != set(device.ports):
-        raise ValueError("ports differ from those of the source")
+    if missing := set(device.ports) - seen:
+        raise ValueError(f"the source has no port {min(missing)}")
 
 
 CONSOLE_STATE = (

@@ -260,13 +260,13 @@ class VirtioDevice:
         """Everything of the machine is loaded: check what needs byte order and guest memory.
 
         Raises :class:`MigrationError` for state that no device can have.  A ring that the guest
-        has spoilt breaks the device, as it would have at the source.
+        has spoilt is no such thing: it breaks the device when it resumes, as at the source.
         """
         if self.latched_endian is GuestEndian.UNKNOWN:
-            raise MigrationError(f"{self.name}: byte order is not known")
+            raise MigrationError("byte order is not known")
         modern = bool(self.features >> 32)
-        if self.features & ~self.offered_features(modern):
-            raise MigrationError(f"{self.name}: features {self.features:#x} are not offered here")
+        if extra := self.features & ~self.offered_features(modern):
+            raise MigrationError(f"features {extra:#x} are not offered here")
         for queue in self.queues:
             self._check_loaded_queue(queue)
         self.on_features()
@@ -274,20 +274,18 @@ class VirtioDevice:
 
     def _check_loaded_queue(self, queue: VirtQueue) -> None:
         record = queue.record
-        where = f"{self.name}: queue {queue.index}"
+        where = f"queue {queue.index}"
         if not 0 < queue.size <= queue.max_size:
             raise MigrationError(f"{where} has {queue.size} entries, {queue.max_size} at most")
-        if record["inuse"] > queue.size:
-            raise MigrationError(
-                f"{where}: {record['inuse']} entries in use of {queue.size}, last_avail_idx"
-                f" {record['last_avail']}, used_idx {record['used_idx']}, {self.endian.name}"
-            )
         record["error"] = 0
         if not record["enabled"]:
             return
         queue.set_flags(self._queue_flags())
-        queue.has_work()
-        self.check_queue(queue)
+        if record["inuse"] or queue.in_flight():  # see quiesce()
+            raise MigrationError(
+                f"{where}: {record['inuse']} requests in flight, last_avail_idx"
+                f" {record['last_avail']}, used_idx {record['used_idx']}"
+            )
 
     def freeze(self) -> None:
         """The guest stands still for a migration: from now on its memory stays as it is.

@@ -6,7 +6,7 @@ from devices.virtio.constants import Isr
 from devices.virtio.mmio import VirtioMmioTransport
 from devices.virtio.mmio_queue import LegacyQueues, is_power_of_two
 from devices.virtio.state import device_description
-from emu.migration.fields import Description, structure, u8, u32, u64
+from emu.migration.fields import Description, same, structure, u8, u32, u64
 from emu.migration.sections import Component
 from emu.migration.stream import MigrationError
 
@@ -27,8 +27,10 @@ def mmio_component(transport: VirtioMmioTransport, slot: int) -> Component:
     page_size = (u32("guest_page_size", "queues.page_size"),) if transport.legacy else ()
     description = Description(
         "virtio-mmio-v1" if transport.legacy else "virtio-mmio-v2",
-        1,
+        2,
         (
+            same("version", 1 if transport.legacy else 2),
+            same("num_queues", len(device.queues)),
             u32("device_features_sel"),
             u32("driver_features_sel"),
             u64("driver_features"),

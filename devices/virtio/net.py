@@ -131,6 +131,11 @@ class VirtioNet(VirtioDevice):
         for receive in self._receive_queues:
             receive.give_back()
 
+    def check_loaded(self) -> None:
+        """Also know first how large the third queue may be."""
+        self._limit_third_queue()
+        super().check_loaded()
+
     def resume(self) -> None:
         """Also take the frames that have come meanwhile."""
         super().resume()
@@ -157,10 +162,13 @@ class VirtioNet(VirtioDevice):
         """With several pairs the third queue is a receive queue or, without MQ, for control."""
         if self._options.pairs == 1 or self.queues[2].enabled:
             return
+        self._limit_third_queue()
+        self.queues[2].size = self.queues[2].max_size
+
+    def _limit_third_queue(self) -> None:
         sizes = self._options.queue_sizes()
         multi = self.has_feature(NetFeature.MQ)
         self.queues[2].record["max_size"] = sizes[2] if multi else sizes[-1]
-        self.queues[2].size = self.queues[2].max_size
 
     def _receive_index(self, queue: VirtQueue) -> int | None:
         index = queue.index

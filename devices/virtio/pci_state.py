@@ -5,7 +5,18 @@ from __future__ import annotations
 from devices.virtio.constants import Isr
 from devices.virtio.pci import VirtioPciFunction
 from devices.virtio.state import device_description
-from emu.migration.fields import Description, Field, flag, raw, structure, u8, u16, u32, u64
+from emu.migration.fields import (
+    Description,
+    Field,
+    flag,
+    raw,
+    same,
+    structure,
+    u8,
+    u16,
+    u32,
+    u64,
+)
 from emu.migration.sections import Component
 from emu.migration.stream import MigrationError
 
@@ -60,8 +71,11 @@ def pci_component(function: VirtioPciFunction, bus: str) -> Component:
     kind = device.DEVICE_ID.name.lower()
     description = Description(
         f"virtio-{kind}-pci",
-        1,
+        2,
         (
+            same("num_queues", len(device.queues)),
+            same("num_vectors", function.msix.vectors if function.msix else 0),
+            same("modern_interface", int(function.modern is not None)),
             raw("config", len(function.config), setter=_set_config),
             *_msix_fields(function),
             u16("config_vector"),

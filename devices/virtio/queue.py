@@ -214,6 +214,15 @@ class VirtQueue:
             wants |= self._ring.push(self.address, scratch.used_address, len(piece))
         return bool(wants)
 
+    def in_flight(self) -> int:
+        """Ring entries between the two positions: taken, and not returned yet."""
+        record = self.record
+        taken, returned = int(record["last_avail"]), int(record["used_idx"])
+        if not int(record["flags"]) & records.PACKED:
+            return (taken - returned) & 0xFFFF
+        wrapped = (int(record["avail_wrap"]) ^ int(record["used_wrap"])) & 1
+        return taken - returned + wrapped * self.size
+
     def rewind(self, elements: Sequence[Element]) -> None:
         """Give back elements unused: the ones taken last, in any order.
 

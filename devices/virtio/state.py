@@ -1,8 +1,9 @@
 """The virtio part of a state stream: what every device has, in QEMU's order where QEMU has it.
 
 A device's latched byte order is the subsection "virtio/device_endian", sent when it is not the
-platform's.  It comes behind the fields, so nothing that depends on byte order is looked at before
-:meth:`VirtioDevice.check_loaded`, when everything of the machine is there.
+platform's; no other byte of the section depends on it.  It comes behind the fields, so nothing that
+depends on byte order is looked at before :meth:`VirtioDevice.check_loaded`, when everything of the
+machine is there.
 
 No request is on its way in a stream: :meth:`VirtioDevice.quiesce` completes what the host is at
 and gives the rest back to the queues, where the destination finds it again.
@@ -15,7 +16,7 @@ from typing import Any
 from devices.virtio.constants import Status
 from devices.virtio.device import VirtioDevice
 from emu.memory.endian import GuestEndian
-from emu.migration.fields import Description, Field, blob, flag, structure, u8, u16, u32, u64
+from emu.migration.fields import Description, Field, blob, flag, same, structure, u8, u16, u32, u64
 
 _MAX_CONFIG = 4096
 
@@ -66,7 +67,7 @@ def _set_high_features(device: VirtioDevice, value: int) -> None:
 
 
 def _config(device: VirtioDevice) -> bytes:
-    return device.config_space(device.endian)
+    return device.config_space(GuestEndian.BIG)
 
 
 def _ignore(_device: VirtioDevice, _value: Any) -> None:
@@ -78,6 +79,7 @@ def core_fields(device: VirtioDevice) -> tuple[Field, ...]:
     count = len(device.queues)
     own = Description(f"virtio-{device.DEVICE_ID.name.lower()}-device", 1, device.STATE)
     return (
+        same("num_queues", count),
         u8("status", setter=_set_status),
         u32("guest_features", getter=lambda d: d.features & 0xFFFFFFFF, setter=_set_low_features),
         u32("config_generation"),
@@ -111,4 +113,4 @@ def core_subsections(device: VirtioDevice) -> tuple[Description, ...]:
 
 def device_description(device: VirtioDevice) -> Description:
     """All of a device's state, transport apart."""
-    return Description("virtio", 1, core_fields(device), subsections=core_subsections(device))
+    return Description("virtio", 2, core_fields(device), subsections=core_subsections(device))

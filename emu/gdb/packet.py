@@ -6,6 +6,7 @@ Input is arbitrary bytes: nothing here raises for it, and at most one packet is 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ MAX_PACKET = 0x4000
 INTERRUPT_BYTE = 0x03
 _ESCAPE = 0x7D
 _ESCAPED = b"#$}*"
+_END = re.compile(rb"[#$]")
 
 
 class Signal(enum.Enum):
@@ -49,10 +51,14 @@ class PacketReader:
 
     def feed(self, data: bytes) -> Iterator[Packet | Signal]:
         """What these bytes complete."""
-        for byte in data:
+        position = 0
+        while position < len(data):
             if self._state is _State.CONTENT:
-                self._take(byte)
-            elif self._state is _State.CHECKSUM:
+                position = self._take(data, position)
+                continue
+            byte = data[position]
+            position += 1
+            if self._state is _State.CHECKSUM:
                 self._checksum.append(byte)
                 if len(self._checksum) == 2:
                     yield self._finish()
@@ -69,15 +75,20 @@ class PacketReader:
         self._checksum.clear()
         self._too_long = False
 
-    def _take(self, byte: int) -> None:
-        if byte == ord("#"):
+    def _take(self, data: bytes, start: int) -> int:
+        """Content up to a packet's end, or to the beginning of another; where to go on."""
+        found = _END.search(data, start)
+        end = found.start() if found else len(data)
+        room = MAX_PACKET - len(self._content)
+        self._content += data[start : min(end, start + room)]
+        self._too_long |= end - start > room
+        if found is None:
+            return end
+        if found[0] == b"#":
             self._state = _State.CHECKSUM
-        elif byte == ord("$"):
-            self._begin()  # the peer gave up the packet before
-        elif len(self._content) < MAX_PACKET:
-            self._content.append(byte)
         else:
-            self._too_long = True
+            self._begin()  # the peer gave up the packet before
+        return end + 1
 
     def _finish(self) -> Packet | Signal:
         self._state = _State.IDLE

@@ -114,14 +114,25 @@ class Session:
     def _resume(self, step: int | None = None) -> list[bytes]:
         if self.target.ended:
             return [end_reply(self.target)]
-        self.target.resume(step)
+        try:
+            self.target.resume(step)
+        except TargetError as error:
+            return self._refuse(error)
         self._owed = _Owed.STOP if self._state is RunState.RUNNING else _Owed.START
         return []
+
+    def _refuse(self, error: TargetError) -> list[bytes]:
+        """A message and a stop reply: gdb would try again for ever after an error."""
+        text = f"ppc64emu: {error}\n".encode().hex().encode()
+        return [b"O" + text, *self._stopped(Stop(StopKind.PAUSED, self.vcpu))]
 
     def _step(self, indexes: list[int]) -> list[bytes]:
         if self.target.ended:
             return [end_reply(self.target)]
-        stop = self.target.step(indexes)
+        try:
+            stop = self.target.step(indexes)
+        except TargetError as error:
+            return self._refuse(error)
         if self.target.ending:
             self._owed = _Owed.STOP  # for the reply that tells of the end
             return []
@@ -168,7 +179,7 @@ class Session:
                 actions.setdefault(index, kind)
         steps = [index for index, kind in actions.items() if kind == "s"]
         if not steps and len(actions) < len(everyone):
-            raise TargetError("either all CPUs run, or one of them steps")
+            return self._refuse(TargetError("either all CPUs run, or one of them steps"))
         if not steps:
             return self._resume()
         if len(steps) == 1 and len(actions) > 1:

@@ -6,12 +6,12 @@ import contextlib
 import threading
 from collections.abc import Callable
 
+from emu.migration.answers import READY, REFUSED
 from emu.migration.channels import MigrationChannel, SocketChannel
 from emu.migration.postcopy_source import DONE, ENDED, LACKING
 from emu.migration.postcopy_target import Outcome, PostcopyTarget
 from emu.migration.ram import runs_of
 from emu.migration.sections import COMMAND, POSTCOPY_RESUME, read_command, read_header
-from emu.migration.source import READY, REFUSED
 from emu.migration.stream import MigrationError, StreamReader
 
 _GO_SECONDS = 60.0

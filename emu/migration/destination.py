@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emu.migration.answers import ACK, GO, READY, REFUSED
 from emu.migration.channels import MigrationChannel
 from emu.migration.machine import Iterated, MigratableMachine
 from emu.migration.ram import NAME, VERSION, RamTarget
@@ -25,7 +26,6 @@ from emu.migration.sections import (
     read_header,
     skip_description,
 )
-from emu.migration.source import ACK, GO, READY, REFUSED
 from emu.migration.stream import MigrationError, StreamReader
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def receive(machine: MigratableMachine, channel: MigrationChannel) -> Arrival | 
     arrival: Arrival | None = None
     try:
         reader = StreamReader(channel)
-        loader = _Loader(machine, reader, channel)
+        loader = Loader(machine, reader, channel)
         loader.run()
         if (target := loader.postcopy_target()) is not None:
             from emu.migration.arrival import Arrival
@@ -112,7 +112,7 @@ def _explain(channel: MigrationChannel, error: MigrationError) -> None:
             channel.drain(_LAST_WORDS_SECONDS)
 
 
-class _Loader:
+class Loader:
     """Dispatches sections until the end mark."""
 
     def __init__(
@@ -167,10 +167,10 @@ class _Loader:
 
     def postcopy_target(self) -> PostcopyTarget | None:
         """What supplies memory that has not come; None if all has."""
-        from emu.migration.postcopy_target import PostcopyTarget
-
         if not self._ram.has_missing or self._userfault is None or self._ram.missing is None:
             return None
+        from emu.migration.postcopy_target import PostcopyTarget
+
         userfault, self._userfault = self._userfault, None
         return PostcopyTarget(self._machine.ram, userfault, self._ram.missing, self._ram.written)
 

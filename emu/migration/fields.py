@@ -29,7 +29,7 @@ class Field:
 
     ``kind`` is QEMU's type name; ``size`` is in bytes, of one element; ``count`` is None for a
     single value.  ``path`` leads from the component to the value: attributes separated by dots,
-    or items of numpy records.
+    or items of numpy records.  ``expected`` is a value that both machines must have.
     """
 
     name: str
@@ -41,15 +41,20 @@ class Field:
     struct: Description | None = None
     getter: Callable[[Any], Any] | None = None
     setter: Callable[[Any, Any], None] | None = None
+    expected: int | None = None
 
     def get(self, component: Any) -> Any:
         """The value in a component."""
+        if self.expected is not None:
+            return self.expected
         if self.getter is not None:
             return self.getter(component)
         return _walk(component, self.path.split("."))
 
     def set(self, component: Any, value: Any) -> None:
         """Store the value."""
+        if self.expected is not None:
+            return
         if self.setter is not None:
             self.setter(component, value)
             return
@@ -105,6 +110,10 @@ class Field:
         ]
         if self.kind == "bool" and any(value > 1 for value in values):
             raise MigrationError(f"{self.name}: {max(values)} is neither 0 nor 1")
+        if self.expected is not None and values[0] != self.expected:
+            raise MigrationError(
+                f"{self.name}: {values[0]} at the source, {self.expected} at this machine"
+            )
         return values[0] if self.count is None else values
 
     def put(self, component: Any, value: Any) -> None:
@@ -278,6 +287,11 @@ u64 = _integer("uint64", 8)
 i32 = _integer("int32", 4, signed=True)
 i64 = _integer("int64", 8, signed=True)
 flag = _integer("bool", 1)
+
+
+def same(name: str, value: int) -> Field:
+    """A field of 32 bits that both machines must have: what they are built of."""
+    return Field(name, "uint32 equal", 4, name, expected=value)
 
 
 def raw(

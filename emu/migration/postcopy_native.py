@@ -210,9 +210,7 @@ def _take_pages(supply):  # type: ignore[no-untyped-def]
                 store_u8(supply.missing + np.uint64(page), np.uint64(0))
                 supply.left -= 1
                 placed = (
-                    _place(supply, page, content)
-                    if flags == PAGE
-                    else _place_zeros(supply, page)
+                    _place(supply, page, content) if flags == PAGE else _place_zeros(supply, page)
                 )
                 if not placed:
                     result = FAILED

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from emu.memory.ram import PAGE_SIZE, GuestRam
 from emu.migration import ram_native
+from emu.migration.answers import REFUSED
 from emu.migration.channels import SocketChannel
 from emu.migration.postcopy_native import EOS, GO, PAGE, REQUEST, ZERO
 from emu.migration.status import Parameters, Progress
@@ -176,4 +177,3 @@ DONE = b"\x44"
 ENDED = b"\x53"
 #: Number of runs of pages that the destination lacks, then the runs (32 bits each).
 LACKING = b"\x4c"
-REFUSED = b"\x45"

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from emu.log import log
 from emu.migration.fields import Description, State, u32, u64
 from emu.migration.stream import MigrationError, StreamReader, StreamWriter
 
+_migration_log = log("migration")
 FILE_MAGIC = 0x5145564D  # "QEVM"
 FILE_VERSION = 3
 
@@ -174,7 +176,11 @@ def write_devices(writer: StreamWriter, components: Sequence[Component], first: 
         )
         if component.prepare is not None:
             component.prepare()
+        start = writer.position
         component.description.save(writer, component.target)
+        if _migration_log.enabled:
+            size, version = writer.position - start, component.description.version
+            _migration_log("saved %s, version %d: %d bytes", _title(component.key), version, size)
         finish(writer, number)
     _write_integrity(writer, first + len(components))
     writer.u8(EOF)
@@ -234,6 +240,9 @@ class DeviceLoader:
                 self._check_integrity(reader, version, before)
             else:
                 self._states[key] = component.description.read(reader, version)
+        if _migration_log.enabled:
+            size = reader.position - before.length
+            _migration_log("received %s, version %d: %d bytes", _title(key), version, size)
         read_footer(reader, number, name)
 
     def _check_integrity(self, reader: StreamReader, version: int, before: Integrity) -> None:

@@ -11,7 +11,6 @@ commands) end when everything is written.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import threading
 import time
@@ -22,13 +21,14 @@ import numpy as np
 
 from emu.memory.ram import PAGE_SIZE
 from emu.migration import sections
+from emu.migration.answers import ACK, GO, READY, Answers, RefusedError
 from emu.migration.channels import MigrationChannel, SocketChannel, open_outgoing
 from emu.migration.compression import Method, compressor, method
 from emu.migration.machine import MigratableMachine
-from emu.migration.ram import NAME, VERSION, PageNumbers, RamSource, batches
+from emu.migration.ram import NAME, VERSION, PageNumbers, RamSource
+from emu.migration.ram_sender import RamSender
 from emu.migration.sections import (
     END,
-    PART,
     POSTCOPY_ADVISE,
     POSTCOPY_RESUME,
     START,
@@ -42,23 +42,12 @@ from emu.migration.stream import MigrationError, StreamReader, StreamWriter
 if TYPE_CHECKING:
     from emu.migration.postcopy_source import PostcopyServer
 
-READY = b"\x52"
-GO = b"\x47"
-ACK = b"\x41"
-REFUSED = b"\x45"  # then the reason, as text
 _RAM_SECTION = 2
-_SLICE_SECONDS = 0.1
-_SLICE_PAGES = 8192
 _ANSWER_SECONDS = 60.0
-_MAX_REASON = 500
 
 
 class CancelledError(MigrationError):
     """The user cancelled the migration."""
-
-
-class RefusedError(MigrationError):
-    """The destination has said that it does not run the guest."""
 
 
 class HandedOverError(MigrationError):
@@ -67,28 +56,6 @@ class HandedOverError(MigrationError):
 
 class PostcopyLostError(MigrationError):
     """The guest runs elsewhere and lacks memory that is here."""
-
-
-class _Pace:
-    """Keeps what a writer sends within max-bandwidth."""
-
-    def __init__(
-        self, writer: StreamWriter, parameters: Parameters, cancelled: threading.Event
-    ) -> None:
-        self._writer = writer
-        self._parameters = parameters
-        self._cancelled = cancelled
-        self._begun = time.monotonic()
-        self._start = writer.position
-
-    def keep(self) -> None:
-        """Wait until no more has been sent than may have been by now."""
-        while (limit := self._parameters.max_bandwidth) and not self._cancelled.is_set():
-            sent = self._writer.position - self._start
-            ahead = sent / limit - (time.monotonic() - self._begun)
-            if ahead <= 0:
-                return
-            self._cancelled.wait(min(ahead, _SLICE_SECONDS))
 
 
 class MigrationSource:
@@ -123,9 +90,17 @@ class MigrationSource:
         self._hand_over_lock = threading.Lock()
         self._handed_over = False  # GO is sent: too late to cancel
         self._stopped = False
-        self._answered = False
+        self._answers: Answers | None = None
         self._was_running = False
         self._ram = RamSource(machine.ram)
+        self._sender = RamSender(
+            self._ram,
+            _RAM_SECTION,
+            self.progress,
+            parameters,
+            self._cancelled,
+            self._check_cancelled,
+        )
         self._thread = threading.Thread(target=self._run, name="migration", daemon=True)
 
     def start(self) -> None:
@@ -231,7 +206,7 @@ class MigrationSource:
         known = isinstance(error, MigrationError)
         self.error = str(error) if known else f"{type(error).__name__}: {error}"
         gone = isinstance(error, HandedOverError)
-        if not gone and (refusal := self._refusal()):
+        if not gone and self._answers and (refusal := self._answers.last_words()):
             self.error = f"the destination refused: {refusal}"
         if self._channel is not None:
             self._channel.close()  # a destination that waits sees the end
@@ -248,6 +223,7 @@ class MigrationSource:
 
     def _migrate(self) -> None:
         self._channel = open_outgoing(self._uri)
+        self._answers = Answers(self._channel)
         writer = StreamWriter(self._channel)
         sections.write_header(writer, self._machine.migration_name)
         self._prepare(writer)
@@ -289,7 +265,7 @@ class MigrationSource:
         excess = 0
         while True:
             sent_before, begun = writer.position, time.monotonic()
-            unsent = self._send(writer, pages)
+            unsent = self._sender.send(writer, pages, self._postcopy_wanted)
             seconds = max(time.monotonic() - begun, 1e-6)
             dirty = self._machine.on_vcpu(self._machine.take_dirty)
             dirty[unsent] = 1
@@ -321,40 +297,6 @@ class MigrationSource:
         progress.throttle = min(progress.throttle, parameters.max_cpu_throttle)
         self._machine.throttle(progress.throttle)
 
-    def _send(self, writer: StreamWriter, pages: PageNumbers) -> PageNumbers:
-        """PART sections with these pages, no faster than max-bandwidth.
-
-        Stops when post-copy is to start; returns the pages that were not sent.
-        """
-        pace = _Pace(writer, self._parameters, self._cancelled)
-        self._note(writer, len(pages))
-        for at in range(0, len(pages), _SLICE_PAGES):
-            left = len(pages) - at
-            begin(writer, PART, _RAM_SECTION)
-            full = self._ram.write_zeros(writer, pages[at : at + _SLICE_PAGES])
-            for batch in batches(full):
-                self._check_cancelled()
-                if self._postcopy_wanted.is_set():
-                    break
-                self._ram.write_batch(writer, batch)
-                left -= len(batch)
-                full = full[len(batch) :]
-                self._note(writer, left)
-                pace.keep()
-            self._ram.end(writer)
-            finish(writer, _RAM_SECTION)
-            writer.flush()
-            if self._postcopy_wanted.is_set():
-                return np.concatenate([full, pages[at + _SLICE_PAGES :]])
-        return np.empty(0, np.int64)
-
-    def _note(self, writer: StreamWriter, pages_left: int = 0) -> None:
-        progress = self.progress
-        progress.remaining = pages_left * progress.page_size
-        progress.transferred = writer.position
-        progress.zero_pages = self._ram.zero_pages
-        progress.normal_pages = self._ram.normal_pages
-
     def _complete(self, writer: StreamWriter, remaining: PageNumbers) -> None:
         machine = self._machine
         begun = time.monotonic()
@@ -383,7 +325,7 @@ class MigrationSource:
         with writer.held():  # the vCPU thread does not wait for the destination
             machine.on_vcpu(lambda: sections.write_devices(writer, machine.components(), first))
         writer.flush()
-        self._note(writer, len(pages) if postcopy else 0)
+        self._sender.note(writer, len(pages) if postcopy else 0)
         self._check_cancelled()
         if postcopy:
             self._hand_over_first(pages, begun)
@@ -437,16 +379,13 @@ class MigrationSource:
         except OSError as error:
             why = error.strerror or error
             raise MigrationError(f"the destination does not answer: {why}") from error
-        if found == answer:
-            return
-        if found != REFUSED:
-            raise MigrationError("the destination answered nonsense")
-        self._answered = True
-        raise RefusedError(f"the destination refused: {self._reason(server.unread())}")
+        assert self._answers is not None
+        self._answers.check(found, answer, server.unread())
 
     def _hand_over(self) -> None:
-        channel = self._channel
+        channel, answers = self._channel, self._answers
         assert channel is not None
+        assert answers is not None
         if not channel.has_return_path:
             try:
                 channel.finish()
@@ -455,7 +394,7 @@ class MigrationSource:
             self._release_host()
             return
         channel.settimeout(_ANSWER_SECONDS)
-        self._expect(READY)
+        answers.expect(READY)
         self._check_cancelled()
         self._release_host()
         with self._hand_over_lock:
@@ -466,7 +405,7 @@ class MigrationSource:
         except OSError as error:  # nothing was sent
             raise MigrationError(f"the destination is gone: {error.strerror or error}") from error
         try:
-            self._expect(ACK)
+            answers.expect(ACK)
         except RefusedError:
             raise
         except MigrationError as error:
@@ -479,41 +418,6 @@ class MigrationSource:
             self._machine.release_host()
         except OSError as error:
             raise MigrationError(f"cannot give up the disks: {error.strerror or error}") from error
-
-    def _expect(self, answer: bytes) -> None:
-        assert self._channel is not None
-        try:
-            found = self._channel.read(1)
-        except OSError as error:
-            why = error.strerror or error
-            raise MigrationError(f"the destination does not answer: {why}") from error
-        if found == answer:
-            return
-        if not found:
-            raise MigrationError("the destination has closed the connection before it took over")
-        if found != REFUSED:
-            raise MigrationError("the destination answered nonsense")
-        self._answered = True
-        raise RefusedError(f"the destination refused: {self._reason()}")
-
-    def _reason(self, text: bytes = b"") -> str:
-        """What the destination says behind REFUSED, as far as it can be had."""
-        assert self._channel is not None
-        with contextlib.suppress(OSError):
-            while len(text) < _MAX_REASON and (more := self._channel.read(_MAX_REASON)):
-                text += more
-        return " ".join(text[:_MAX_REASON].decode("utf-8", "replace").split())
-
-    def _refusal(self) -> str:
-        """Why the destination has closed the connection, if it says so."""
-        channel = self._channel
-        if channel is None or not channel.has_return_path or self._answered:
-            return ""
-        with contextlib.suppress(OSError):
-            channel.settimeout(1.0)
-            if channel.read(1) == REFUSED:
-                return self._reason()
-        return ""
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():

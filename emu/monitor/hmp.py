@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from emu import snapshots
 from emu.chardev.base import Chardev
 from emu.chardev.config import ConfigError
 from emu.migration.stream import MigrationError
 from emu.monitor import info, inspect
-from emu.monitor.registry import COMMANDS, QmpError
+from emu.monitor.registry import COMMANDS, Arguments, QmpError, command
 
 if TYPE_CHECKING:
     from emu.machine import Machine
@@ -108,6 +109,12 @@ def execute(machine: Machine, line: str) -> str:
         return f"Error: {error}"
 
 
+@command("human-monitor-command", command_line=str, cpu_index_opt=int)
+def _human_monitor_command(machine: Machine, arguments: Arguments) -> str:
+    text = execute(machine, arguments["command-line"])
+    return text.replace("\n", "\r\n") + ("\r\n" if text else "")
+
+
 def _qmp(name: str) -> Handler:
     def run(machine: Machine, words: list[str]) -> str:
         if words:
@@ -150,6 +157,27 @@ def _migrate_recover(machine: Machine, words: list[str]) -> str:
     if len(words) != 1:
         raise ValueError("migrate_recover: expected uri")
     machine.migration.recover(words[0])
+    return ""
+
+
+def _savevm(machine: Machine, words: list[str]) -> str:
+    if len(words) > 1:
+        raise ValueError("savevm: expected [name|file]")
+    name = snapshots.save(machine, *words)
+    return "" if words else f"saved as {name}"
+
+
+def _loadvm(machine: Machine, words: list[str]) -> str:
+    if len(words) != 1:
+        raise ValueError("loadvm: expected name|file")
+    snapshots.load(machine, words[0])
+    return ""
+
+
+def _delvm(_machine: Machine, words: list[str]) -> str:
+    if len(words) != 1:
+        raise ValueError("delvm: expected name|file")
+    snapshots.delete(words[0])
     return ""
 
 
@@ -215,6 +243,9 @@ _HANDLERS: dict[str, tuple[Handler, str]] = {
     "migrate_start_postcopy": (_qmp("migrate-start-postcopy"), "let it run there at once"),
     "migrate_pause": (_qmp("migrate-pause"), "break the connection of a post-copy"),
     "migrate_recover": (_migrate_recover, "uri: wait there for its source to come back"),
+    "savevm": (_savevm, "[name|file]: save the guest, which goes on"),
+    "loadvm": (_loadvm, "name|file: go on where it was saved"),
+    "delvm": (_delvm, "name|file: remove a saved guest"),
     "migrate_set_parameter": (_set_parameter, "name value"),
     "migrate_set_capability": (_set_capability, "name on|off"),
     **inspect.HANDLERS,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from emu.cpu.isa import Spr
 from emu.cpu.registers import read_state
+from emu.cpu.vcpu import Vcpu
 from emu.events import RunState
 from emu.monitor import inspect
 from emu.monitor.registry import COMMANDS
+from emu.snapshots import directory, list_snapshots
 
 if TYPE_CHECKING:
     from devices.virtio.device import VirtioDevice
@@ -32,18 +34,19 @@ def status(machine: Machine, _words: list[str]) -> str:
 
 def registers(machine: Machine, _words: list[str]) -> str:
     """Registers of every vCPU, which stands still meanwhile."""
-    return str(machine.on_vcpu(lambda: "\n".join(_registers(machine, i) for i in _all(machine))))
+    return str(machine.on_vcpu(lambda: "\n".join(_registers(machine))))
 
 
-def _all(machine: Machine) -> range:
-    return range(len(machine.board.vcpus))
+def _registers(machine: Machine) -> Iterator[str]:
+    for vcpu in machine.board.vcpus:
+        yield from vcpu_lines(vcpu)
 
 
-def _registers(machine: Machine, index: int) -> str:
-    vcpu = machine.board.vcpus[index]
+def vcpu_lines(vcpu: Vcpu) -> list[str]:
+    """The registers of a vCPU that does not run."""
     state = read_state(vcpu)
     lines = [
-        f"CPU#{index}",
+        f"CPU#{vcpu.index}",
         f"NIP {state.nip:016x}   LR {state.lr:016x} CTR {state.ctr:016x} XER {state.xer:016x}",
         f"MSR {state.msr:016x}   CR {state.cr:08x} CFAR {state.cfar:016x}",
         f"TB {state.timebase:016x} DEC {state.decrementer}",
@@ -59,7 +62,7 @@ def _registers(machine: Machine, index: int) -> str:
         f"DAR {state.sprs['DAR']:016x} DSISR {state.sprs['DSISR']:08x}"
         f" LPCR {state.sprs['LPCR']:016x} PID {state.sprs['PID']:x}",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def migrate(machine: Machine, _words: list[str]) -> str:
@@ -130,12 +133,25 @@ def chardev(machine: Machine, _words: list[str]) -> str:
     return "\n".join(f"{device.label}: {type(device).__name__}" for device in machine.chardevs)
 
 
+def saved(_machine: Machine, _words: list[str]) -> str:
+    """Snapshots with plain names."""
+    found = list_snapshots()
+    if not found:
+        return f"There are no snapshots in {directory()}"
+    lines = [f"{'TAG':<30} {'VM SIZE':>10}  DATE"]
+    for snapshot in found:
+        size = f"{snapshot.size / (1 << 20):.1f} MiB"
+        lines.append(f"{snapshot.name:<30} {size:>10}  {snapshot.saved:%Y-%m-%d %H:%M:%S}")
+    return "\n".join(lines)
+
+
 TOPICS: dict[str, tuple[Topic, str]] = {
     "status": (status, "whether the guest runs"),
     "registers": (registers, "registers of the CPUs"),
     "migrate": (migrate, "progress of the migration"),
     "mtree": (mtree, "guest real address space"),
     "qtree": (qtree, "virtio devices, their state and queues"),
+    "snapshots": (saved, "guests that savevm has saved by name"),
     "balloon": (balloon, "RAM the guest has, in MiB"),
     "chardev": (chardev, "character devices"),
     **inspect.TOPICS,

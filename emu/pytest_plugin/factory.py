@@ -11,6 +11,7 @@ from emu.chardev.config import ConfigError
 from emu.events import RunState
 from emu.pytest_plugin.console import DEFAULT_TIMEOUT
 from emu.pytest_plugin.guest import GuestFailure, GuestMachine
+from emu.pytest_plugin.logs import LogItems
 from emu.pytest_plugin.recipe import recipe
 from emu.pytest_plugin.snapshot import Snapshot, SnapshotStore, private_disks, save
 
@@ -31,6 +32,7 @@ class MachineFactory:
         self._machines = machines
         self._cell = dict(cell or {})
         self._made: list[GuestMachine] = []
+        self._log = LogItems()
 
     def __call__(
         self, *arguments: Any, start: bool = True, name: str = "", **options: Any
@@ -63,6 +65,7 @@ class MachineFactory:
         return config
 
     def _make(self, config: MachineConfig, name: str) -> GuestMachine:
+        self._log.turn_on(config)
         number = len(self._made) + 1
         machine = GuestMachine(config, name or ("machine" if number == 1 else f"machine {number}"))
         self._made.append(machine)
@@ -77,6 +80,7 @@ class MachineFactory:
                 machine.close()
         finally:
             self._made.clear()
+            self._log.close()
         if broken:
             raise GuestFailure("; ".join(broken))
 
@@ -139,6 +143,8 @@ class SnapshotFactory:
 
     def _boot(self, config: MachineConfig, until: Until, timeout: float, path: Path) -> Snapshot:
         __tracebackhide__ = True
+        log = LogItems()
+        log.turn_on(config)
         machine = GuestMachine(config, "machine to be saved")
         self._machines.add(machine)
         try:
@@ -152,3 +158,4 @@ class SnapshotFactory:
             return save(machine, path, timeout, keep_disks=True)
         finally:
             machine.close()
+            log.close()

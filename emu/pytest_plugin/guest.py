@@ -12,6 +12,7 @@ from emu.events import RunState
 from emu.machine import Machine
 from emu.migration.stream import MigrationError
 from emu.pytest_plugin.console import DEFAULT_TIMEOUT, Console
+from emu.pytest_plugin.logs import trace_to_logging
 from emu.pytest_plugin.memory import RealMemory, VirtualMemory
 from emu.pytest_plugin.registers import Registers
 from emu.runner.lines import LineParser, LineResult, Outcome
@@ -45,6 +46,7 @@ class GuestMachine:
         self.name = name
         self.config = config
         self.emulator = Machine(config)
+        trace_to_logging(self.emulator)
         self.memory = RealMemory(self)
         self.virtual = VirtualMemory(self)
         self.registers = Registers(self)
@@ -214,7 +216,7 @@ class GuestMachine:
         """Write the machine's state to a file; the guest goes on if it ran. See `Snapshot`."""
         from emu.pytest_plugin.snapshot import save
 
-        return save(self, Path(path), timeout)
+        return save(self, Path(path).absolute(), timeout)
 
     def close(self) -> None:
         """End the machine; the consoles' text stays. Idempotent."""

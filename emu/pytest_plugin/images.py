@@ -107,7 +107,8 @@ class ImageItem(pytest.Item):
     def runtest(self) -> None:
         """Run the image; what is not a pass is raised."""
         arguments = emulator_arguments(self.test, Emulator())
-        launcher = ProgramLauncher([sys.executable, "-m", "emu"])
+        # -P: what lies in the directory of the images is no module of Python's.
+        launcher = ProgramLauncher([sys.executable, "-P", "-m", "emu"])
         pool = Pool(launcher, _Silent(), 1, None, DEFAULT_LIMIT)
         (finished,) = pool.run([(self.test, arguments)])
         result = judge(finished)

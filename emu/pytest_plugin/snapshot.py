@@ -59,7 +59,7 @@ def save(
     """
     config = machine.config
     for name, drive in config.drives.items():
-        if drive.snapshot and not drive.read_only and config.incoming is None:
+        if drive.snapshot and not drive.read_only:
             raise ConfigError(f"drive '{name}' has snapshot=on: what is on it cannot be saved")
     was_running = machine.state is RunState.RUNNING
     with _full_speed(machine):

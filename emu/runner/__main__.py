@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
+import io
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,9 +40,11 @@ class _Terminated(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: the process's) and return its status."""
     options = _parser().parse_args(argv)
-    _handle_signals()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # consoles have any characters
     try:
-        return _run(options)
+        with _ending_on_signals():
+            return _run(options)
     except RunnerError as error:
         print(f"ppc64emu-test: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -109,13 +113,22 @@ def _check_outputs(options: argparse.Namespace) -> None:
         raise RunnerError(f"{error.filename}: {error.strerror}") from error
 
 
-def _handle_signals() -> None:
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP, unless it is ignored from outside, raise `_Terminated`."""
+
     def handle(signum: int, frame: FrameType | None) -> None:
         raise _Terminated
 
-    signal.signal(signal.SIGTERM, handle)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, handle)
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    old = {s: signal.getsignal(s) for s in signals if signal.getsignal(s) != signal.SIG_IGN}
+    for signum in old:
+        signal.signal(signum, handle)
+    try:
+        yield
+    finally:
+        for signum, previous in old.items():
+            signal.signal(signum, previous)
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

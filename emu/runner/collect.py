@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emu.runner.config import CONFIG_NAME, Config, RunnerError, Settings, TestTable, load_config
+from emu.runner.lines import clean
 from firmware.elf_header import ELFDATA2LSB, EM_PPC64, ET_DYN, ET_EXEC, is_elf
 
 #: Endings of raw images that a directory is searched for.
@@ -119,7 +121,7 @@ def _tests_of(
     image = image.resolve()
 
     def test(name: str, more: Mapping[str, Any]) -> Test:
-        return Test(name, image, Settings(**{**base, **more}), directory, elf)
+        return Test(clean(os.fsencode(name)), image, Settings(**{**base, **more}), directory, elf)
 
     runs = [table for table in config.tables if table.image and _is_run_of(table, image)]
     return [test(run.name, run.settings) for run in runs] or [test((given or image).name, {})]

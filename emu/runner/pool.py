@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import selectors
@@ -78,18 +79,13 @@ class Pool:
 
     def _start(self, test: Test, arguments: list[str], done: dict[str, Finished]) -> None:
         self._listener.started(test)
-        try:
-            log = ConsoleLog(self._log_path(test), self._limit)
-        except OSError as error:
-            raise RunnerError(f"{error.filename}: {error.strerror}") from error
+        log = ConsoleLog(self._log_path(test), self._limit)
         try:
             running = RunningTest(test, arguments, self._launcher, log, self._listener.result)
         except OSError as error:
-            reason = f"cannot start the emulator: {error.strerror}"
-            log.close()
-            self._end(
-                Finished(test, Verdict(Outcome.NONE, reason), messages=reason, status=1), done
-            )
+            message = f"ppc64emu: cannot start the emulator: {error.strerror}"
+            log.close(message.encode())
+            self._end(Finished(test, Verdict(Outcome.NONE), status=1, messages=message), done)
             return
         self._running[running.pid] = running
         for fd in running.descriptors:
@@ -144,11 +140,13 @@ class Pool:
             running.kill(signal.SIGTERM)
         end = time.monotonic() + GRACE
         while self._running and time.monotonic() < end:
-            for running in self._serve(_TICK):
-                self._reap(running)
+            with contextlib.suppress(RunnerError):
+                for running in self._serve(_TICK):
+                    self._reap(running)
         for running in list(self._running.values()):
             running.kill(signal.SIGKILL)
-            self._reap(running)
+            with contextlib.suppress(RunnerError):
+                self._reap(running)
 
 
 def default_parallel() -> int:

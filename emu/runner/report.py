@@ -28,6 +28,7 @@ _PLAIN_WIDTH = 200
 #: Lines of the console shown for a failed test.
 _TAIL_LINES = 8
 _SHOWN_RUNNING = 4
+_REFRESH = 0.1  # seconds
 
 
 class Reporter:
@@ -59,6 +60,7 @@ class Reporter:
         )
         self._task = self._progress.add_task("", total=total)
         self._counts: Counter[Outcome] = Counter()
+        self._next_refresh = 0.0
 
     def __enter__(self) -> Reporter:
         self._progress.start()
@@ -94,8 +96,10 @@ class Reporter:
 
     def tick(self, running: Iterable[Test]) -> None:
         """See `Listener`."""
-        if self._progress.disable:
+        now = time.monotonic()
+        if self._progress.disable or now < self._next_refresh:
             return
+        self._next_refresh = now + _REFRESH
         names = [test.name for test in running]
         more = f" and {len(names) - _SHOWN_RUNNING} more" if len(names) > _SHOWN_RUNNING else ""
         failed = self._counts[Outcome.FAILED]

@@ -176,8 +176,8 @@ class VcpuTrace:
         BLOCK_SLOTS.use(self._vcpu.address, bool(items & _BLOCKS))
         FLUSH_SLOTS.use(self._vcpu.address, Item.MMU in items)
         self._fault.use(Item.MMU in items)
-        if self._vcpu.index == 0:
-            self._hypercall.use(Item.MMU in items)
+        if self._vcpu.index == 0:  # the partition's, kept in the first one's record
+            self._hypercall.use(bool(items & (Item.MMU | Item.IRQ)))
         self._interrupt.use(Item.INT in items)
         self._exception.use(Item.INT in items)
         if items & _BLOCKS != before or (before and list(ranges) != given):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from emu.trace.lines import LineMaker
     from emu.trace.ring import Ring
 
+_cpu_reset_log = log.log("cpu_reset")
 _RING_WORDS = 1 << 18
 _DRAIN_SECONDS = 0.1
 
@@ -58,6 +59,7 @@ class Tracer:
         """The board is there, and its vCPUs do not run yet."""
         self.symbols.set_ram(self._machine.board.partition.ram)
         self.refresh()
+        self.note_reset()
         if self._profile_to is not None:
             self.profile.start(self._profile_to.hz)
 
@@ -119,6 +121,15 @@ class Tracer:
     def _consume(self, words: npt.NDArray[np.uint64]) -> None:
         assert self._lines is not None
         self.output(self._lines.text(words))
+
+    def note_reset(self) -> None:
+        """The machine was reset: show the CPUs if ``cpu_reset`` is on.  On the vCPU thread."""
+        if _cpu_reset_log.enabled:
+            from emu.monitor.info import vcpu_lines
+
+            for vcpu in self._machine.board.vcpus:
+                for line in vcpu_lines(vcpu):
+                    _cpu_reset_log("%s", line)
 
     def drain(self) -> None:
         """Write what was recorded up to now."""

@@ -1,4 +1,4 @@
-"""Traces of interrupts and of the MMU: ``int`` and ``mmu``.
+"""Traces of interrupts and of the MMU: ``int``, ``mmu``, and hypercalls for ``mmu`` and ``irq``.
 
 Each variant is in place only while its item is on.  It goes on to the function that was there
 before and writes a record to the vCPU's ring.  Those for TLB flushes serve the whole process, as
@@ -25,7 +25,7 @@ from emu.cpu.layout import (
     ENV_SPR,
 )
 from emu.cpu.mmu import FETCH
-from emu.cpu.record import ExitReason, Hcall, vcpu_at
+from emu.cpu.record import ExitReason, Hcall, partition_at, vcpu_at
 from emu.memory.native import call_1, call_2, call_3, call_4, load_u32, load_u64
 from emu.trace.record import ASYNCHRONOUS, INTERRUPT_WORDS, Flush, Item, Kind, trace_at
 from emu.trace.ring import begin_record, end_record, put_word, ring_at
@@ -36,13 +36,17 @@ _DAR = ENV_SPR + 8 * Spr.DAR
 _DSISR = ENV_SPR + 8 * Spr.DSISR
 _PID = ENV_SPR + 8 * Spr.PID
 _SRR0 = ENV_SPR + 8 * Spr.SRR0
-_INT, _MMU = np.uint32(Item.INT), np.uint32(Item.MMU)
+_INT, _MMU, _IRQ = np.uint32(Item.INT), np.uint32(Item.MMU), np.uint32(Item.IRQ)
 _PROGRAM, _FACILITY_UNAVAILABLE = np.uint64(0x700), np.uint64(0xF60)
 _SCV, _AIL_3_SCV = np.uint64(0x17000), np.uint64(0xC000000000003000)
 _HASH_CALLS = (
     *(np.uint64(HcallNumber.H_REMOVE), np.uint64(HcallNumber.H_ENTER)),
     *(np.uint64(HcallNumber.H_PROTECT), np.uint64(HcallNumber.H_BULK_REMOVE)),
     *(np.uint64(HcallNumber.H_CLEAR_MOD), np.uint64(HcallNumber.H_CLEAR_REF)),
+)
+_INTERRUPT_CALLS = (
+    *(np.uint64(HcallNumber.H_EOI), np.uint64(HcallNumber.H_CPPR), np.uint64(HcallNumber.H_IPI)),
+    *(np.uint64(HcallNumber.H_XIRR), np.uint64(HcallNumber.H_XIRR_X)),
 )
 
 # Bodies of functions that a vCPU without a trace gets unchanged
@@ -172,21 +176,32 @@ def tlb_flush_all_cpus_synced(cs: int) -> None:
     _plain_sync(cs)
 
 
+@njit(cache=True)
+def _item_of(number):  # type: ignore[no-untyped-def]
+    """The item that shows a hypercall, besides ``hcall``."""
+    if number in _HASH_CALLS:
+        return _MMU
+    if number in _INTERRUPT_CALLS:
+        return _IRQ
+    return np.uint32(0)
+
+
 @cfunc(types.uint64(types.uint64), cache=True)
 def hypercall(address: int) -> Any:
-    """A pseries partition's hypercall function while ``mmu`` is on."""
+    """A pseries partition's hypercall function while ``mmu`` or ``irq`` is on."""
     vcpu = vcpu_at(address)
     trace = trace_at(vcpu.trace)
+    first = trace_at(vcpu_at(partition_at(vcpu.partition).vcpus[0]).trace)
     gpr = vcpu.env + np.uint64(ENV_GPR)
     number = load_u64(gpr + np.uint64(24))
-    if number not in _HASH_CALLS or not trace.items & _MMU:
-        return call_1(trace.hypercall, address)
+    if not trace.items & _item_of(number):
+        return call_1(first.hypercall, address)
     r4, r5 = load_u64(gpr + np.uint64(32)), load_u64(gpr + np.uint64(40))
     r6, r7 = load_u64(gpr + np.uint64(48)), load_u64(gpr + np.uint64(56))
-    answer = call_1(trace.hypercall, address)
+    answer = call_1(first.hypercall, address)
     if answer == np.uint64(Hcall.DONE):
         ring = ring_at(trace.ring)
-        if begin_record(ring, Kind.HASH, trace.index, 7, number):
+        if begin_record(ring, Kind.HCALL, trace.index, 7, number):
             put_word(ring, 1, load_u64(gpr + np.uint64(24)))
             put_word(ring, 2, r4)
             put_word(ring, 3, r5)

@@ -48,6 +48,10 @@ _FLUSHES: dict[int, str] = {
     Flush.ALL: "TLB flushed",
 }
 _CAUSES: dict[int, str] = {cause.value: cause.name for cause in Excp}
+_INTERRUPT_CALLS = {
+    *(HcallNumber.H_EOI, HcallNumber.H_CPPR, HcallNumber.H_IPI),
+    *(HcallNumber.H_XIRR, HcallNumber.H_XIRR_X),
+}
 _HCALLS: dict[int, str] = {call.value: call.name for call in HcallNumber}
 Find = Callable[[int], Symbol | None]
 
@@ -90,7 +94,7 @@ class LineMaker:
             Kind.INTERRUPT: self._interrupt,
             Kind.FAULT: self._fault,
             Kind.FLUSH: self._flush,
-            Kind.HASH: self._hash,
+            Kind.HCALL: self._hcall,
         }
 
     def forget(self) -> None:
@@ -195,9 +199,10 @@ class LineMaker:
         what = _FLUSHES.get(extra) or f"flush {extra}"
         return f"{self._prefix('mmu', vcpu)}{what}, PID {pid}\n"
 
-    def _hash(self, vcpu: int, extra: int, record: list[int]) -> str:
+    def _hcall(self, vcpu: int, extra: int, record: list[int]) -> str:
         code, r4, r5, r6, r7, result = record
         name = _HCALLS.get(extra) or f"{extra:#x}"
         signed = code - (1 << 64) if code >> 63 else code
         arguments = f"{r4:#x}, {r5:#x}, {r6:#x}, {r7:#x}"
-        return f"{self._prefix('mmu', vcpu)}{name}({arguments}) -> {signed}, r4 {result:#x}\n"
+        item = "irq" if extra in _INTERRUPT_CALLS else "mmu"
+        return f"{self._prefix(item, vcpu)}{name}({arguments}) -> {signed}, r4 {result:#x}\n"

@@ -19,7 +19,7 @@ TRACE_DTYPE = np.dtype(
         ("exec_interrupt", "u8"),
         ("exec_enter", "u8"),
         ("exception", "u8"),
-        ("hypercall", "u8"),  # the partition's
+        ("hypercall", "u8"),  # the partition's; in the first vCPU's record only
         ("block", "u8"),  # TranslationBlock being translated
         ("block_call", "u8"),  # native code that traced blocks call, and what it stands in for
         ("block_helper", "u8"),
@@ -45,6 +45,7 @@ class Item(enum.IntFlag):
     CPU = 4
     INT = 8
     MMU = 16
+    IRQ = 32
 
 
 class Kind(enum.IntEnum):
@@ -63,8 +64,8 @@ class Kind(enum.IntEnum):
     FAULT = 5
     # address or RB, PID.  extra: Flush
     FLUSH = 6
-    # r3 (code), r4 to r7 as given.  extra: the call's number
-    HASH = 7
+    # r3 (code), r4 to r7 as given, r4 afterwards.  extra: the call's number
+    HCALL = 7
 
 
 class Flush(enum.IntEnum):

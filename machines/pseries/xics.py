@@ -13,6 +13,7 @@ import numpy as np
 
 from emu.cpu.partition import Partition
 from emu.cpu.record import MAX_VCPUS
+from emu.log import log
 from machines.pseries.xics_delivery import refresh_at
 from machines.pseries.xics_record import (
     ASSERTED,
@@ -26,6 +27,8 @@ from machines.pseries.xics_record import (
     XICS_DTYPE,
 )
 from machines.pseries.xics_source import set_irq_at, write_xive_at
+
+_irq_log = log("irq")
 
 
 class XicsState(TypedDict):
@@ -101,6 +104,8 @@ class Xics:
     def set_irq(self, irq: int, level: int) -> None:
         """Drive an LSI's line, or send an MSI (``level`` 1).  Unknown numbers are ignored."""
         if self.is_source(irq):
+            if _irq_log.enabled:
+                _irq_log("source %#x (%s): %d", irq, self.names.get(irq, "none"), level)
             set_irq_at(self.address, irq, level)
 
     def is_source(self, irq: int) -> bool:
@@ -134,6 +139,8 @@ class Xics:
         return self._write_xive(irq, xive[0], saved, saved)
 
     def _write_xive(self, irq: int, server: int, priority: int, saved: int) -> bool:
+        if _irq_log.enabled:
+            _irq_log("source %#x: server %d, priority %#x", irq, server, priority)
         return bool(write_xive_at(self.address, irq, server, priority, saved))
 
     def save_state(self) -> XicsState:

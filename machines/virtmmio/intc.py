@@ -12,9 +12,10 @@ from numba import njit, types
 from emu.cpu.exceptions import set_external_interrupt
 from emu.cpu.record import vcpu_at
 from emu.cpu.vcpu import Vcpu
-from emu.log import guest_error
+from emu.log import guest_error, log
 from machines.virtmmio.layout import LINE_COUNT
 
+_irq_log = log("irq")
 PENDING, ENABLED = 0, 4
 _BANK_SIZE, _BANK_LINES = 8, 32
 _BANK_MASK = (1 << _BANK_LINES) - 1
@@ -46,6 +47,8 @@ class InterruptController:
         """Drive an input."""
         if not 0 <= line < LINE_COUNT:
             raise ValueError(f"no interrupt line {line}")
+        if _irq_log.enabled:
+            _irq_log("line %d: %d", line, level)
         self.pending = self.pending & ~(1 << line) | int(level) << line
         self._update()
 

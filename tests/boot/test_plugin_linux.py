@@ -8,6 +8,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from emu.chardev.config import ConfigError
 from emu.pytest_plugin.factory import MachineFactory, SnapshotFactory
 from emu.pytest_plugin.guest import GuestMachine
 from emu.pytest_plugin.memory import AddressError
@@ -139,5 +140,7 @@ def test_machine_goes_on_with_its_disk_after_it_was_saved(
     restored = machine_factory(snapshot)
     run(restored, "echo 3 > /proc/sys/vm/drop_caches")
     assert f"verified {DISK_SIZE}" in run(restored, f"verify /dev/vda {DISK_SIZE} 1")
+    with pytest.raises(ConfigError, match="drive 'disk' has snapshot=on"):
+        restored.save(tmp_path / "again")
     snapshot.delete()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk.img"]

@@ -100,7 +100,7 @@ def pair(
 
 def exchange(sender: VirtioGuest, receiver: VirtioGuest, address: str) -> None:
     """Send random data over TCP to the receiver; checksums of both must agree."""
-    sender.make_data("/tmp/out", MIB, seed=5)
+    sender.make_data("/tmp/out", 4 * MIB, seed=5)
     receiver.start_receiving(PORT, "/tmp/in")
     sender.send(PORT, "/tmp/out", address)
     receiver.finish()

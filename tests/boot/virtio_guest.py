@@ -264,12 +264,14 @@ class VirtioGuest:
             text = self.run(f"ping {address} {count}")
             assert f"{count} of {count} answered" in text, text
 
-    def send(self, port: int, path: str, address: str = _ROUTER) -> None:
+    def send(
+        self, port: int, path: str, address: str = _ROUTER, seconds: float = COMMAND_SECONDS
+    ) -> None:
         """Send a file over TCP."""
         if self.debian:
-            self.run(f"nc {address} {port} < {path}")
+            self.run(f"nc {address} {port} < {path}", seconds)
         else:
-            self.run(f"send {address} {port} {path}")
+            self.run(f"send {address} {port} {path}", seconds)
 
     def start_receiving(self, port: int, path: str) -> None:
         """Listen for one TCP connection, whose data goes to a file; `finish` waits for its end."""

@@ -16,7 +16,7 @@ from typing import Self
 
 PROGRAM = "gdb-multiarch"
 #: Generous: symbols of a kernel take a while to read on a busy host.
-SECONDS = 90.0
+SECONDS = 60.0
 _STREAM = re.compile(r'[~@&](".*")$')
 _RESULT = re.compile(r"(\d*)\^(done|running|connected|error|exit)(.*)$")
 _REASON = re.compile(r'reason="([^"]*)"')

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 _CHUNK = 1 << 16
+_SECONDS = 120.0
 _READY, _ACK = b"\x52", b"\x41"
 
 
@@ -26,13 +27,38 @@ class Point(enum.Enum):
     ACK_PASSED = enum.auto()
 
 
+class Hold:
+    """Keeps a proxy waiting at a message, until the test has done something meanwhile."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._released = threading.Event()
+
+    def __call__(self) -> None:
+        self._reached.set()
+        assert self._released.wait(_SECONDS), "nobody has released it"
+
+    def __enter__(self) -> Self:
+        assert self._reached.wait(_SECONDS), "the message has not come"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._released.set()
+
+
 class CuttingProxy:
     """Passes one connection on from a new UNIX socket to ``target``, and cuts it.
 
     After ``after`` bytes to the destination, counted from the first occurrence of ``marker`` if
-    there is one; or at ``point`` of the hand-over.  ``before_cut`` is called when that is reached,
-    and ``on_ready``, ``on_go`` and ``on_ack`` when that message has come: both sides still wait.
-    A context manager; ``uri`` is what the source is to use.
+    there is one; or at ``point`` of the hand-over.  ``flip`` is a byte of which it turns a bit.
+    ``before_cut`` is called when it is about to cut, and ``on_ready``, ``on_go`` and ``on_ack``
+    when that message has come: both sides still wait.  A context manager; ``uri`` is what the
+    source is to use.
     """
 
     def __init__(
@@ -43,6 +69,7 @@ class CuttingProxy:
         after: int | None = None,
         marker: bytes = b"",
         point: Point | None = None,
+        flip: int | None = None,
         before_cut: Callable[[], object] = lambda: None,
         on_ready: Callable[[], object] = lambda: None,
         on_go: Callable[[], object] = lambda: None,
@@ -53,7 +80,7 @@ class CuttingProxy:
         self.was_cut = threading.Event()
         self._target_path = target.removeprefix("unix:")
         self._limit = None if marker else after
-        self._after, self._marker, self._point = after, marker, point
+        self._after, self._marker, self._point, self._flip = after, marker, point, flip
         self._before_cut = before_cut
         self._on_ready, self._on_go, self._on_ack = on_ready, on_go, on_ack
         self.failure: BaseException | None = None  # of what was called
@@ -101,6 +128,8 @@ class CuttingProxy:
                     end = found + len(self._marker) - len(behind)
                     self._limit = self._passed + end + (self._after or 0)
                 behind = (behind + data)[-len(self._marker) :]
+            if self._flip is not None and 0 <= (at := self._flip - self._passed) < len(data):
+                data = data[:at] + bytes((data[at] ^ 0x10,)) + data[at + 1 :]
             if self._limit is not None:
                 data = data[: self._limit - self._passed]
             self._target.sendall(data)

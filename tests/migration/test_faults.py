@@ -123,6 +123,26 @@ def test_cancel_at_any_moment(guest: LoadGuest, source: Emulator, seed: int) -> 
         assert guest.disk_is_locked()
 
 
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        (2, "wrong magic"),
+        (14, "machine type is"),
+        (700_000, "the stream is corrupt (checksum differs)"),
+    ],
+)
+def test_bit_that_turns_on_the_way(
+    guest: LoadGuest, source: Emulator, place: int, why: str
+) -> None:
+    target, uri = guest.waiting(f"target{os.urandom(3).hex()}")
+    with target, CuttingProxy(guest.folder, uri, flip=place) as proxy:
+        source.command("migrate", uri=proxy.uri)
+        said = failed(source, guest)
+        assert "the destination refused" in said
+        assert why in said
+        assert why in gave_up(target)
+
+
 def test_source_is_killed(tmp_path: Path) -> None:
     """Its guest is gone with it; a destination that has half of it does not run that."""
     guest = LoadGuest(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from qemu.qmp.qmp_client import ExecuteError
 
 from devices.block.open import open_image
-from tests.migration.cutting import CuttingProxy, Point
+from tests.migration.cutting import CuttingProxy, Hold, Point
 from tests.migration.load_guest import LoadGuest, fault_in, go_on, last_words
 from tests.support.guest_images import missing_compilers
 from tests.support.process import Emulator
@@ -167,11 +167,11 @@ def test_source_is_killed_when_it_has_given_the_guest_away(
 
 
 def test_cancel_between_ready_and_go(guest: LoadGuest, source: Emulator, target: Emulator) -> None:
-    def cancel() -> None:
-        source.command("migrate_cancel")
-
-    with CuttingProxy(guest.folder, uri_of(guest), on_ready=cancel) as proxy:
+    hold = Hold()
+    with CuttingProxy(guest.folder, uri_of(guest), on_ready=hold) as proxy:
         source.command("migrate", uri=proxy.uri)
+        with hold:
+            source.command("migrate_cancel")
         assert source.wait_migrated()["status"] == "cancelled"
         assert "before it handed over" in gave_up(target)
         assert guest.disk_is_locked()
@@ -182,11 +182,12 @@ def test_cancel_between_ready_and_go(guest: LoadGuest, source: Emulator, target:
 def test_cancel_after_go_comes_too_late(
     guest: LoadGuest, source: Emulator, target: Emulator
 ) -> None:
-    def cancel() -> None:
-        source.command("migrate_cancel")
-
-    with CuttingProxy(guest.folder, uri_of(guest), on_go=cancel) as proxy:
-        assert source.migrate(proxy.uri)["status"] == "completed"
+    hold = Hold()
+    with CuttingProxy(guest.folder, uri_of(guest), on_go=hold) as proxy:
+        source.command("migrate", uri=proxy.uri)
+        with hold:
+            source.command("migrate_cancel")
+        assert source.wait_migrated()["status"] == "completed"
         go_on(target)
         assert source.status() == "postmigrate"
         assert fault_in(source.text, target.text) == ""
@@ -196,19 +197,19 @@ def test_the_user_cannot_run_or_reset_the_guest_in_between(
     guest: LoadGuest, source: Emulator, target: Emulator
 ) -> None:
     """Neither here, where its state is on the way, nor there, where it is not complete."""
-
-    def interfere() -> None:
-        assert source.status() == "finish-migrate"
-        with pytest.raises(ExecuteError, match="not finalized"):
-            source.command("cont")
-        source.command("system_reset")  # when the migration has ended
-        assert target.status() == "inmigrate"
-        target.command("cont")  # when the guest is there
-        with pytest.raises(ExecuteError, match="coming in"):
-            target.command("system_reset")
-
-    with CuttingProxy(guest.folder, uri_of(guest), on_ready=interfere) as proxy:
-        assert source.migrate(proxy.uri)["status"] == "completed"
+    hold = Hold()
+    with CuttingProxy(guest.folder, uri_of(guest), on_ready=hold) as proxy:
+        source.command("migrate", uri=proxy.uri)
+        with hold:
+            assert source.status() == "finish-migrate"
+            with pytest.raises(ExecuteError, match="not finalized"):
+                source.command("cont")
+            source.command("system_reset")  # when the migration has ended
+            assert target.status() == "inmigrate"
+            target.command("cont")  # when the guest is there
+            with pytest.raises(ExecuteError, match="coming in"):
+                target.command("system_reset")
+        assert source.wait_migrated()["status"] == "completed"
         go_on(target)
         assert fault_in(source.text, target.text) == ""
 
@@ -257,11 +258,14 @@ def test_source_that_gets_no_disk_back_waits_for_the_user(
 def test_destination_can_be_ended_while_it_waits_for_go(
     guest: LoadGuest, source: Emulator, target: Emulator
 ) -> None:
-    def end() -> None:
-        target.command("quit")
-        target.wait(20.0)
-
-    with CuttingProxy(guest.folder, uri_of(guest), on_ready=end) as proxy:
+    """Its READY is on the way, so the source gives the guest away, to nobody."""
+    hold = Hold()
+    with CuttingProxy(guest.folder, uri_of(guest), on_ready=hold) as proxy:
         source.command("migrate", uri=proxy.uri)
-        kept(guest, source)
-        assert target.wait() == 0
+        with hold:
+            target.command("quit")
+            assert target.wait() == 0
+        given_away(source)
+        source.command("cont")
+        go_on(source)
+        assert fault_in(source.text) == ""

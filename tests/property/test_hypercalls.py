@@ -237,16 +237,16 @@ def test_any_well_formed_rtas_call_answers_in_its_buffer(stub: Stub, data: st.Da
     assert stub.call(HcallNumber.H_RTAS, BUFFER) == papr.H_SUCCESS
 
 
-def test_real_mode_load_beyond_ram_is_a_data_storage_interrupt(stub: Stub) -> None:
+def test_real_mode_load_beyond_ram_is_a_machine_check(stub: Stub) -> None:
     stub.restore()
     stub.machine.dma.write(BUFFER, assemble(li64(4, 1 << 40), ld(5, 4), b(0)))
-    assert stub.run(BUFFER) - 28 == 0x300
+    assert stub.run(BUFFER) - 28 == 0x200
     assert stub.vcpu.spr(Spr.DAR) == 1 << 40
 
 
-def test_real_mode_fetch_beyond_ram_is_an_instruction_storage_interrupt(stub: Stub) -> None:
+def test_real_mode_fetch_beyond_ram_is_a_machine_check(stub: Stub) -> None:
     stub.restore()
-    assert stub.run(1 << 40) - 28 == 0x400
+    assert stub.run(1 << 40) - 28 == 0x200
 
 
 def test_stub_reports_success_of_a_known_call(stub: Stub) -> None:

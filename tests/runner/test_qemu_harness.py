@@ -116,7 +116,7 @@ def test_standard_input_may_be_closed() -> None:
 
 
 def test_timeout_ends_a_test_that_hangs() -> None:
-    command = ["timeout", "-k", "30s", "--foreground", "15s", *EMULATOR]
+    command = ["timeout", "-k", "30s", "--foreground", "10s", *EMULATOR]
     result = subprocess.run(
         [*command, *options_for_test("hang", "le")],
         cwd=ROOT,
@@ -271,3 +271,15 @@ def test_a_signal_is_named_on_stderr() -> None:
         _, errors = process.communicate(timeout=SECONDS)
         assert process.returncode == 0
         assert "terminating on signal 2" in errors
+
+
+@pytest.mark.parametrize(
+    ("machine", "status"),
+    [("pseries", 0), ("pseries,x-test-exit=off", 0), ("pseries,x-test-exit=on", 5)],
+)
+def test_the_test_exit_is_only_there_on_request(machine: str, status: int) -> None:
+    append = "test=status order=be status=5"
+    console = ["-nodefaults", "-serial", "stdio"]
+    result = call("-M", machine, *console, "-kernel", str(kernel_image("be")), "-append", append)
+    assert (result.returncode, result.stdout) == (status, "PASS: one\n")
+    assert ("unknown hypercall 0x7e570000" in result.stderr) is (status == 0)

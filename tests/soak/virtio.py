@@ -86,7 +86,7 @@ def _network(guest: VirtioGuest) -> None:
     guest.ping(count=100)
     guest.make_data("/tmp/sent", _NETWORK_SIZE, 1, _SECONDS)
     with tcp_sink() as (port, received):
-        guest.send(port, "/tmp/sent")
+        guest.send(port, "/tmp/sent", seconds=_SECONDS)
         digest = hashlib.sha256(received.result(_SECONDS)).hexdigest()
     assert digest == guest.sha256("/tmp/sent", _SECONDS), "TCP data has changed"
     guest.run("rm /tmp/sent")

@@ -26,6 +26,7 @@ class GdbClient:
         else:
             host, _, port = where.rpartition(":")
             self.socket = socket.create_connection((host, int(port)), timeout=seconds)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
         self.acknowledge = True
 
@@ -59,7 +60,7 @@ class GdbClient:
         while (byte := self._byte()) != b"#":
             content += byte
         digits = self._byte() + self._byte()
-        assert digits == checksum(content)
+        assert digits == checksum(bytes(content))
         if self.acknowledge:
             self.send(b"+")
         return bytes(content)

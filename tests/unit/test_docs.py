@@ -39,3 +39,26 @@ def test_every_host_side_is_in_the_document() -> None:
 def test_no_driver_in_the_document_is_missing() -> None:
     told = {word for word in words("devices.md") if re.fullmatch(r"(virtio|spapr)-[a-z-]+", word)}
     assert told <= {*DRIVERS, *ALIASES}
+
+
+def packages(top: str) -> set[str]:
+    """Directories of Python files, to the second level."""
+    found = {path.parent.relative_to(ROOT) for path in (ROOT / top).glob("*/*.py")}
+    return {f"{path}/" for path in found}
+
+
+def test_every_room_is_in_the_architecture() -> None:
+    assert packages("emu") | packages("devices") | packages("machines") <= words("architecture.md")
+
+
+def test_files_in_the_architecture_exist() -> None:
+    for word in words("architecture.md"):
+        if re.fullmatch(r"[\w/*]+\.py", word):
+            folder = ROOT if "/" in word else ROOT / "machines/pseries"
+            assert list(folder.glob(word)), word
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in DOCS.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (DOCS / target).exists(), f"{document.name}: {target}"

@@ -293,7 +293,7 @@ def test_the_dirty_log_still_sees_stores(machine: BareMachine, debug: VcpuDebug)
 def test_code_in_a_watched_page_follows_stores(machine: BareMachine, debug: VcpuDebug) -> None:
     """Stores of the guest to its own code drop translations, watched or not."""
     debug.set_watchpoints([Watchpoint(CODE + 0xF00, CODE + 0xF00, WRITE)])
-    store = [asm.li64(3, CODE + 0x200), asm.li64(4, asm.li(7, 9)), asm.stw(4, 3)]
+    store: list[asm.Code] = [asm.li64(3, CODE + 0x200), asm.li64(4, asm.li(7, 9)), asm.stw(4, 3)]
     for value in (1, 9):
         machine.load(CODE + 0x200, asm.li(7, 1), asm.li(8, value))
         machine.vcpu.pc = CODE + 0x200

@@ -21,7 +21,7 @@ from emu.monitor.hmp import execute
 from emu.options import parse_command_line
 from tests.support import asm
 from tests.support.gdb_client import GdbClient
-from tests.support.gdb_guest import ENTRY, SECOND, address_of, client_of, gdb_guest, rtas
+from tests.support.gdb_guest import COUNT, ENTRY, SECOND, address_of, client_of, gdb_guest, rtas
 
 NUMBER = {register.name: index for index, register in enumerate(REGISTERS)}
 PC, R5, R6 = NUMBER["pc"], NUMBER["r5"], NUMBER["r6"]
@@ -49,6 +49,12 @@ def counts(machine: Machine) -> bool:
     before = machine.on_vcpu(lambda: machine.board.vcpus[0].gpr(5))
     time.sleep(0.02)
     return bool(machine.on_vcpu(lambda: machine.board.vcpus[0].gpr(5)) != before)
+
+
+def output(reply: bytes) -> bytes:
+    """The text of an O packet."""
+    assert reply[:1] == b"O"
+    return bytes.fromhex(reply[1:].decode())
 
 
 def gone(client: GdbClient) -> bool:
@@ -88,7 +94,12 @@ def test_power_off_in_a_step_is_an_exit(tmp_path: Path) -> None:
 
 
 def test_a_panic_is_the_emulators_exit_status(tmp_path: Path) -> None:
-    checkstop = [asm.li64(3, 1 << 40), asm.li64(4, MSR_SF), asm.mtmsrd(4), asm.ld(5, 3)]
+    checkstop: list[asm.Code] = [
+        asm.li64(3, 1 << 40),
+        asm.li64(4, MSR_SF),
+        asm.mtmsrd(4),
+        asm.ld(5, 3),
+    ]
     with gdb_guest(tmp_path, *checkstop) as machine, client_of(machine) as client:
         assert client.ask("c") == b"W03"
         assert machine.wait(SECONDS) == 3
@@ -128,12 +139,12 @@ def test_close_with_a_client_that_does_not_read(machine: Machine) -> None:
 
 
 def test_reset_keeps_breakpoints(tmp_path: Path) -> None:
-    with gdb_guest(tmp_path) as machine, client_of(machine) as client:
+    with gdb_guest(tmp_path, asm.NOP, *COUNT) as machine, client_of(machine) as client:
         client.ask(f"Z0,{ENTRY:x},4")
         assert client.ask("c") == STOPPED
         assert client.ask("s") == STOPPED
         client.put(b"c")
-        machine.state.wait_for(RunState.RUNNING, timeout=SECONDS)
+        until(lambda: counts(machine))
         machine.reset()
         assert client.reply() == STOPPED
         assert client.register(PC) == ENTRY
@@ -230,7 +241,8 @@ def test_the_monitor_lets_the_guest_run_and_stops_it(machine: Machine) -> None:
         assert client.ask("qRcmd," + b"cont".hex()) == b"OK"
         assert machine.state.state is RunState.RUNNING
         assert client.ask("qC") == b"QC1"
-        assert client.ask("s").startswith(b"E.")
+        assert b"the guest runs" in output(client.ask("s"))
+        assert client.reply() == b"T02thread:1;"
         client.put(b"c")
         assert client.interrupt() == b"T02thread:1;"
         client.put(b"c")
@@ -360,7 +372,9 @@ def test_a_watchpoint_on_either_cpu(tmp_path: Path) -> None:
 
 def test_running_only_some_is_refused(two: Machine) -> None:
     with client_of(two) as client:
-        assert client.ask("vCont;c:1").startswith(b"E.")
+        assert b"all CPUs run" in output(client.ask("vCont;c:1"))
+        assert client.reply() == b"T02thread:1;"
+        assert not counts(two)
 
 
 # Options

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from emu.chardev.config import ConfigError
 from emu.chardev.memory import MemoryChardev
 from emu.chardev.mux import MuxChardev
 from emu.events import EventLoop
@@ -109,3 +110,38 @@ def test_monitor_option_takes_a_backend() -> None:
     config = parse_command_line(["-S", "-monitor", "unix:/tmp/m,server=on,wait=off"])
     assert config.monitors[0].mode == "readline"
     assert replace(config.monitors[0].chardev, id="").path == "/tmp/m"  # type: ignore[attr-defined]
+
+
+def test_console_and_its_monitor_share_a_backend(tmp_path: Path) -> None:
+    image = tmp_path / "spin.bin"
+    image.write_bytes(bytes(0x100) + bytes.fromhex("48000000"))
+    argv = ["-m", "256M", "-nodefaults", "-S", "-bios", str(image)]
+    argv += ["-chardev", "ringbuf,id=c,size=4K,mux=on", "-serial", "chardev:c", "-mon", "chardev=c"]
+    with Machine(parse_command_line(argv)) as machine:
+        machine.start()
+        (mux,) = machine.chardevs
+        assert isinstance(mux, MuxChardev)
+        assert isinstance(mux.backend, MemoryChardev)
+        mux.backend.send(b"\x01cinfo status\r")
+        mux.backend.wait_for("VM status: paused (prelaunch)", 10)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-chardev", "null,id=c", "-serial", "chardev:c", "-mon", "chardev=c"],
+        ["-chardev", "null,id=c,mux=on", "-serial", "chardev:c", "-qmp", "chardev:c"],
+        ["-chardev", "null,id=c,mux=on", "-mon", "chardev=c", "-mon", "chardev=c"],
+    ],
+    ids=["no mux", "QMP", "two monitors"],
+)
+def test_backend_in_use(options: list[str]) -> None:
+    where = " ".join(options[-2:])
+    with pytest.raises(ConfigError, match=f"^{where}: chardev 'c' is in use already$"):
+        parse_command_line(options)
+
+
+def test_backend_of_a_monitor_is_no_port() -> None:
+    port = ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=c"]
+    with pytest.raises(ConfigError, match="Device 'c' is in use"):
+        parse_command_line(["-chardev", "null,id=c", "-mon", "chardev=c", *port])

@@ -186,3 +186,19 @@ def test_socket_or_tap_that_cannot_be(
 def test_socket_address_that_cannot_be() -> None:
     refuses(SocketAddress, "Parameter 'path' is missing", type="unix")
     refuses(SocketAddress, "Parameter 'type' does not accept value 'vsock'", type="vsock")
+
+
+def test_bytes_that_are_no_text_are_no_address() -> None:
+    with pytest.raises(ConfigError, match="Bad host address"):
+        parse_hostfwd("tcp:\udcff:1-:2")
+    with pytest.raises(ConfigError, match="Failed to parse IPv6 prefix"):
+        UserNetConfig(id="n", ipv6_prefix="\udcff")
+
+
+@pytest.mark.parametrize("name", ["hostname", "domainname", "tftp_server_name", "bootfile"])
+def test_names_of_any_bytes_have_a_longest(name: str) -> None:
+    limit = 127 if name == "bootfile" else 255
+    values: dict[str, Any] = {name: "\udcff" * limit}
+    UserNetConfig(id="n", **values)
+    with pytest.raises(ConfigError, match=f"cannot exceed {limit} bytes"):
+        UserNetConfig(id="n", **{name: values[name] + "x"})

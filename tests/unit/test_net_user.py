@@ -377,3 +377,17 @@ def test_device_and_user_network_together(loop: EventLoop) -> None:
         driver.send(ethernet + part, header)
         assert read_all(peer, len(data)) == data
     device.close()
+
+
+def test_names_of_any_bytes(loop: EventLoop, tmp_path: Path) -> None:
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    names = {"hostname": "\udcfe", "domainname": "\udcfe", "bootfile": "\udcfe"}
+    with user(loop, tftp=str(folder), dnssearch=("\udcfe",), **names) as guest:
+        guest.resolve()
+
+
+def test_tftp_needs_a_directory(loop: EventLoop, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    with pytest.raises(ConfigError, match="TFTP: not a directory"):
+        UserBackend(UserNetConfig(id="n", tftp=str(gone)), loop)

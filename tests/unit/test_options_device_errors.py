@@ -135,6 +135,30 @@ ERRORS: list[tuple[list[str], str]] = [
         ["-device", '{"driver":"virtio-rng-pci","packed":"on"}'],
         "Invalid parameter type for 'packed', expected: boolean",
     ),
+    (
+        ["-blockdev", '{"driver":"file","node-name":"n","filename":"a\\u0000b"}'],
+        "JSON parse error, a string has characters that cannot be encoded",
+    ),
+    (
+        ["-device", '{"driver":"virtio-rng-pci","id":"\\ud800"}'],
+        "JSON parse error, a string has characters that cannot be encoded",
+    ),
+    (["-device", '{"a":' * 50_000], "JSON parse error, "),
+    (
+        ["-netdev", f"user,id=n,bootfile={'f' * 128}"],
+        "'bootfile' parameter cannot exceed 127 bytes",
+    ),
+    (["-netdev", f"tap,id=n,ifname={'i' * 16},script=no"], f"interface name '{'i' * 16}' is too"),
+    (["-netdev", "user,id=n,guestfwd=tcp:10.0.2.9:1-cmd:x"], "guestfwd is not supported"),
+    (["-netdev", "hubport,id=n,hubid=0"], "netdev type 'hubport' is not supported: there are no"),
+    (["-serial", "null"] * 129, "only 128 terminals are supported"),
+    (
+        [*CHARDEVS[:2], "-device", "spapr-vty,chardev=c,reg=0x71000100"],
+        "spapr-vty devices conflict at address 0x71000100",
+    ),
+    (["-incoming", "tcp:0:65536"], "port 65536 is out of range"),
+    (["-incoming", f"tcp:0:{'9' * 5000}"], "port 9999"),
+    ([*CHARDEVS, "-serial", "chardev:c", "-mon", "chardev=c"], "chardev 'c' is in use already"),
     (["-global", "foo"], "Invalid parameter 'foo'"),
     (["-global", "driver=a,property=b"], "Parameter 'value' is missing"),
     (

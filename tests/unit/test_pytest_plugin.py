@@ -11,10 +11,12 @@ import emu.pytest_plugin.factory  # noqa: F401 - pytester forgets what a run ins
 from emu.chardev.config import ConfigError
 from emu.pytest_plugin.recipe import option_words, recipe
 from tests.unit.plugin_tools import OPTIONS, count, echo, write_program
+from tests.unit.virtmmio_tools import leave, put, store
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.timeout(120)
 
+STATUS_OF_SLOT_0 = 0x80_0000_1070  # docs/virtmmio.md; virtio 1.2, 4.2.2
 REWRITE = "ignore::pytest.PytestAssertRewriteWarning"  # the plugin is imported already
 MARKED = f"""
     import pytest
@@ -465,8 +467,6 @@ def test_mistakes_in_a_factorys_options_can_be_tested(pytester: pytest.Pytester)
 
 
 def test_results_of_an_image_are_checked(pytester: pytest.Pytester) -> None:
-    from tests.unit.virtmmio_tools import leave, put
-
     write_program(pytester.path, put("PASS: a\n1..1\nok 1 - b\n"), leave(0), name="good.bin")
     write_program(pytester.path, put("PASS: a\nFAIL: b\n"), leave(0), name="bad.bin")
     write_program(pytester.path, put("hello\n"), leave(0), name="silent.bin")
@@ -528,6 +528,42 @@ def test_fault_of_the_emulator_fails_a_test_that_does_not_look(pytester: pytest.
     )
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["E *GuestFailure: internal error of the emulator: *broken inside"])
+
+
+def test_log_of_a_machine_is_in_the_report_and_ends_with_the_test(
+    pytester: pytest.Pytester,
+) -> None:
+    write_program(pytester.path, store(STATUS_OF_SLOT_0, 0x01000000), leave(0))
+    result = run(
+        pytester,
+        MARKED,
+        """
+        from emu.log import enabled_items
+
+        @pytest.mark.ppc64emu("-d", "virtio,in_asm", device="virtio-rng-device")
+        def test_it(machine):
+            machine.wait()
+            machine.close()
+            assert enabled_items() == {"virtio", "in_asm"}
+            assert False
+
+        def test_later():
+            assert not enabled_items()
+
+        @pytest.mark.ppc64emu("-D", "log.txt")
+        def test_file(machine):
+            pass
+        """,
+    )
+    result.assert_outcomes(failed=1, passed=1, errors=1)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*Captured log*",
+            "*: status 0x1 features*",
+            "*2000: *lis r10*",
+            "*-D: the log of a test is *",
+        ]
+    )
 
 
 def test_keywords_are_options() -> None:

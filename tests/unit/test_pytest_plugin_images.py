@@ -44,6 +44,7 @@ def test_each_image_is_an_item(pytester: pytest.Pytester, images: Path) -> None:
     write_program(images, put("SKIP: no such device\n"), leave(0), name="skips.bin")
     write_program(images, put("FAIL: a fault\n"), leave(0), name="bad.bin")
     write_program(images, put("PASS: never run\n"), leave(0), name="spare.bin")
+    (images / "types.py").write_text("raise AssertionError('not Python's module')\n")
     result = run(pytester, *OPTION, "-v", "-rsx")
     result.assert_outcomes(passed=1, skipped=2, xfailed=1)
     result.stdout.fnmatch_lines_random(

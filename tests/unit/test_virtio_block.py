@@ -129,6 +129,8 @@ def test_get_id(make: Make, kind: Kind) -> None:
     full = make(kind, serial="0123456789abcdefghijklm")
     assert full.ask([full.header(GET_ID)], [20, 1]) == (OK, b"0123456789abcdefghij")
     assert full.ask([full.header(GET_ID)], [4, 1]) == (OK, b"0123")
+    odd = make(kind, serial="\udcff")  # of a command line with a byte that is no text
+    assert odd.ask([odd.header(GET_ID)], [1, 1]) == (OK, b"\xff")
 
 
 @every_kind

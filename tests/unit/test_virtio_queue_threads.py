@@ -74,7 +74,7 @@ def elsewhere(work: Callable[[], Any]) -> Any:
 def test_elements_are_of_the_own_queue(machines: tuple[Machine, Machine]) -> None:
     here, there = machines
     others: list[list[Element]] = []
-    here.queue._ring = Pausing(lambda: others.append(elsewhere(there.queue.pop)))  # type: ignore[assignment]
+    here.queue._ring = Pausing(lambda: others.append(elsewhere(there.queue.pop)))
     elements = here.queue.pop()
     for machine, popped in ((here, elements), (there, others[0])):
         assert [element.head for element in popped] == machine.heads
@@ -85,7 +85,7 @@ def test_entries_go_back_to_the_own_queue(machines: tuple[Machine, Machine]) -> 
     here, there = machines
     mine = [(element, 1) for element in here.queue.pop()]
     theirs = [(element, 0) for element in elsewhere(there.queue.pop)]
-    here.queue._ring = Pausing(lambda: elsewhere(lambda: there.queue.push(theirs)))  # type: ignore[assignment]
+    here.queue._ring = Pausing(lambda: elsewhere(lambda: there.queue.push(theirs)))
     here.queue.push(mine)
     assert here.returned() == [(head, 1) for head in here.heads]
     assert there.returned() == [(head, 0) for head in there.heads]
