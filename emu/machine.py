@@ -87,6 +87,7 @@ class Machine:
         self._guest_shutdown = False
         self.incoming_error: str | None = None
         self.gdb: GdbServer | None = None
+        self._stop_state = RunState.PAUSED  # what the next stop is
         self.state.subscribe(self._state_changed)
         if config.incoming is not None:
             self._paused = True
@@ -173,8 +174,10 @@ class Machine:
             self.add_monitor(session)
         if self.config.gdb is not None:
             self.serve_gdb(self.config.gdb)
-        if self.config.incoming not in (None, "defer"):
-            self.migration.listen(self.config.incoming or "")
+        if self.config.incoming == "defer":
+            self.migration.prepare()
+        elif self.config.incoming is not None:
+            self.migration.listen(self.config.incoming)
 
     def _dump_tree(self, path: StrPath) -> None:
         try:
@@ -305,7 +308,7 @@ class Machine:
 
     def debug_stop(self) -> None:
         """A debugger's breakpoint: pause the guest in the state "debug" (vCPU thread)."""
-        self.state.set(RunState.DEBUG, only_from=RunState.RUNNING)
+        self._stop_state = RunState.DEBUG
         self.stop()
 
     def reset(self) -> None:
@@ -339,10 +342,11 @@ class Machine:
             return
         self.quit()
         if self._thread.is_alive():
-            self._thread.join(_STUCK_SECONDS if self.migration.lacks_memory else None)
-        if self._thread.is_alive():
-            self._close_stuck()
-            return
+            self._thread.join(_STUCK_SECONDS)
+        while self._thread.is_alive():
+            if self.migration.lacks_memory:
+                return self._close_stuck()
+            self._thread.join(_STUCK_SECONDS)
         self.migration.close()
         if self.gdb is not None:
             self.gdb.close()
@@ -547,7 +551,8 @@ class Machine:
     def _wait_paused(self) -> None:
         self.board.partition.stop_clock()
         if self.state.state is RunState.RUNNING:
-            self.state.set(RunState.PAUSED)
+            self.state.set(self._stop_state)
+        self._stop_state = RunState.PAUSED
         with self._wanted:
             self._wanted.wait_for(
                 lambda: not self._paused or self._over or self._reset_due or self._posted

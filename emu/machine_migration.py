@@ -153,6 +153,14 @@ class MachineMigration:
         self._receiver = threading.Thread(target=self._receive, name="incoming", daemon=True)
         self._receiver.start()
 
+    def prepare(self) -> None:
+        """Load the code that a guest's arrival needs, while there is time."""
+
+        def load() -> None:
+            from emu.migration import destination  # noqa: F401
+
+        threading.Thread(target=load, name="incoming", daemon=True).start()
+
     def close(self) -> None:
         """Give up whatever is under way."""
         self.cancel()

@@ -44,7 +44,7 @@ MAX_WATCHPOINTS = 64
 
 DEBUG_DTYPE = np.dtype(
     [
-        ("fault_handler", "u8"),  # the class function that watching_mmu_fault goes on to
+        ("fault_handler", "u8"),  # what watching_mmu_fault goes on to; 0: it is not in place
         ("hit", "u4"),  # index of the watchpoint that was hit, plus 1
         ("hit_access", "u4"),  # Access bits
         ("hit_address", "u8"),
@@ -205,7 +205,7 @@ def _bind_library() -> None:
 
 
 class VcpuDebug:
-    """A debugger's hold on one vCPU; :meth:`close` takes it off again.
+    """A debugger's hold on one vCPU, one at a time; :meth:`close` takes it off again.
 
     Raises :class:`emu.cpu.errors.UnicornError` on an unknown Unicorn build.
     """
@@ -214,7 +214,9 @@ class VcpuDebug:
         _bind_library()
         self._vcpu = vcpu
         self._cs = int(vcpu.record["cs"])
-        self._array = np.zeros(1, DEBUG_DTYPE)
+        # One for the vCPU's life: others may have put functions of theirs before ours.
+        kept = vcpu.uc.__dict__
+        self._array: npt.NDArray[Any] = kept.setdefault("_debug", np.zeros(1, DEBUG_DTYPE))
         self.record: Any = self._array[0]
         self._watchpoints: tuple[Watchpoint, ...] = ()
         self._breakpoints: frozenset[int] = frozenset()
@@ -224,7 +226,6 @@ class VcpuDebug:
         self.record["tcg"] = ctypes.c_uint64.from_address(
             int(vcpu.record["uc"]) + layout.UC_TCG_CTX
         ).value
-        self.record["fault_handler"] = self._fault_handler.value
         vcpu.record["debug"] = self._array.ctypes.data
 
     @property
@@ -280,10 +281,19 @@ class VcpuDebug:
             record["watch_last"][index] = watchpoint.last
             record["watch_access"][index] = watchpoint.access
         record["watch_count"] = len(wanted)
-        ours, original = watching_mmu_fault.address, int(record["fault_handler"])
-        self._fault_handler.value = ours if wanted else original
+        self._watch_faults(bool(wanted))
         self._vcpu.record["generation"] += 1
         _uclib.tlb_flush_ppc64(ctypes.c_void_p(self._cs))
+
+    def _watch_faults(self, wanted: bool) -> None:
+        """Put our fault handler in place, or take it out unless another one is before it."""
+        where, ours = self._fault_handler, watching_mmu_fault.address
+        if wanted and not self.record["fault_handler"]:
+            self.record["fault_handler"] = where.value
+            where.value = ours
+        elif not wanted and where.value == ours:
+            where.value = int(self.record["fault_handler"])
+            self.record["fault_handler"] = 0
 
     def begin_step(self, *, interrupts: bool) -> None:
         """Let the next ``run()`` end after one instruction, or after delivering an interrupt.
@@ -334,4 +344,4 @@ class VcpuDebug:
         self.end_step()
         self.set_watchpoints(())
         self.set_breakpoints(())
-        self._vcpu.record["debug"] = 0
+        self.record["hit"] = 0

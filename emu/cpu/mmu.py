@@ -211,9 +211,7 @@ def debug_translate(vcpu_address, address):  # type: ignore[no-untyped-def]
     for user in (False, True):
         for need in (PAGE_READ, PAGE_EXEC):
             real_mode = real_data if need == PAGE_READ else real_code
-            fault, real, _prot = translate(
-                vcpu, partition, address, need, real_mode, user, False
-            )
+            fault, real, _prot = translate(vcpu, partition, address, need, real_mode, user, False)
             if fault == OK:
                 return np.uint64(1), real
     return np.uint64(0), np.uint64(0)

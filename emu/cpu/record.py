@@ -59,7 +59,7 @@ VCPU_DTYPE = np.dtype(
         ("user_pages", "u8", (USER_PAGES,)),
         ("user_page_count", "u4"),
         ("stopped", "u4"),  # not started (RTAS start-cpu) or stopped itself
-        ("debug", "u8"),  # DEBUG_DTYPE record of emu.cpu.debug while there is a debugger, or 0
+        ("debug", "u8"),  # DEBUG_DTYPE record of emu.cpu.debug once there was a debugger, or 0
         ("step", "u4"),  # Step bits
         ("step_done", "u4"),
         ("trace", "u8"),  # TRACE_DTYPE record of emu.trace.record while it is traced, or 0

@@ -60,7 +60,7 @@ def spins(vcpu, partition):  # type: ignore[no-untyped-def]
     if partition.vcpu_count < 2:
         return False
     priority = (load_u64(vcpu.env + np.uint64(_PPR)) >> _PRIORITY_SHIFT) & _PRIORITY_MASK
-    return (priority == _LOW or priority == _VERY_LOW) and other_is_ready(vcpu, partition)
+    return _VERY_LOW <= priority <= _LOW and other_is_ready(vcpu, partition)
 
 
 @njit(cache=True)

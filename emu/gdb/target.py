@@ -106,7 +106,7 @@ class Target:
     def attach(self) -> None:
         """Stop the guest and take hold of it; nothing if it has ended."""
         self.stop()
-        if not self.ended:
+        with contextlib.suppress(TargetError):  # it ends at this moment
             self._call(self._take_hold)
 
     def _take_hold(self) -> None:

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from struct import error as PackError  # noqa: N812
+from struct import pack, unpack
 from typing import Any
 
 from emu.migration.stream import MigrationError, StreamReader, StreamWriter
@@ -86,8 +88,10 @@ class Field:
             writer.write(data)
         else:
             values = [value] if self.count is None else value
-            for item in values:
-                writer.write(int(item).to_bytes(self.size, "big", signed=self.signed))
+            try:
+                writer.write(pack(self._format(len(values)), *map(int, values)))
+            except PackError as error:
+                raise OverflowError(f"{self.name}: {error}") from error
 
     def read(self, reader: StreamReader) -> Any:
         """Read the value, for :meth:`put`; :class:`MigrationError` if it can be no such value."""
@@ -103,11 +107,8 @@ class Field:
             return reader.read(length)
         if self.kind == "buffer":
             return reader.read(self.size)
-        data = reader.read(self.size * (1 if self.count is None else self.count))
-        values = [
-            int.from_bytes(data[at : at + self.size], "big", signed=self.signed)
-            for at in range(0, len(data), self.size)
-        ]
+        number = 1 if self.count is None else self.count
+        values = list(unpack(self._format(number), reader.read(self.size * number)))
         if self.kind == "bool" and any(value > 1 for value in values):
             raise MigrationError(f"{self.name}: {max(values)} is neither 0 nor 1")
         if self.expected is not None and values[0] != self.expected:
@@ -115,6 +116,10 @@ class Field:
                 f"{self.name}: {values[0]} at the source, {self.expected} at this machine"
             )
         return values[0] if self.count is None else values
+
+    def _format(self, number: int) -> str:
+        code = "BHxIxxxQ"[self.size - 1]
+        return f">{number}{code.lower() if self.signed else code}"
 
     def put(self, component: Any, value: Any) -> None:
         """Give the component what :meth:`read` returned."""

@@ -1,4 +1,4 @@
-"""Options for monitors and migration: -qmp, -mon, -incoming."""
+"""Options for monitors and migration: -qmp, -mon, -incoming, -loadvm."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from emu.config import ChardevConfig, ConfigError, MonitorConfig
 from emu.migration.channels import check_uri
+from emu.migration.stream import MigrationError
 from emu.options.backends import serial_from_text
 from emu.options.builder import ConfigBuilder
 from emu.options.syntax import parse_keyvals
 from emu.options.table import option
+from emu.snapshots import path_of
 
 _GROUP = "Debugging and help"
 
@@ -82,3 +84,17 @@ def _named(build: ConfigBuilder, name: str) -> ChardevConfig:
 def incoming(build: ConfigBuilder, text: str) -> None:
     """-incoming: the machine stays empty until a guest comes."""
     build.set("incoming", text if text == "defer" else check_uri(text))
+
+
+@option(
+    "loadvm",
+    argument="name|file",
+    help="go on where savevm has saved a guest",
+    group=_GROUP,
+)
+def loadvm(build: ConfigBuilder, text: str) -> None:
+    """-loadvm: a guest that comes in from a file."""
+    try:
+        build.set("incoming", f"file:{path_of(text)}")
+    except MigrationError as error:
+        raise ConfigError(str(error)) from error

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from emu import log
 from emu.chardev.config import ConfigError
 from emu.config_trace import Range
+from emu.events import RunState
+from emu.migration.stream import MigrationError
 from emu.trace.guest_symbols import GuestSymbols
 from emu.trace.profile import Profiler
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from emu.trace.ring import Ring
 
 _cpu_reset_log = log.log("cpu_reset")
+_OVER = (RunState.SHUTDOWN, RunState.GUEST_PANICKED, RunState.INTERNAL_ERROR)
 _RING_WORDS = 1 << 18
 _DRAIN_SECONDS = 0.1
 
@@ -80,13 +83,22 @@ class Tracer:
         if native:
             self.symbols.load()
         if native or self._vcpus:
-            self._machine.on_vcpu(lambda: self._apply(names))
+            self.on_vcpu(lambda: self._apply(names))
         record = getattr(self._machine.board, "record", None)
         if record is not None and "trace_hcalls" in record.dtype.names:
             record["trace_hcalls"] = "hcall" in names
         if native and self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, name="trace", daemon=True)
             self._watcher.start()
+
+    def on_vcpu(self, work: Callable[[], None]) -> None:
+        """Run work on the vCPU thread, or here when the guest has ended."""
+        try:
+            self._machine.on_vcpu(work)
+        except MigrationError:
+            if self._machine.state.state not in _OVER:
+                raise
+            work()
 
     def _apply(self, names: frozenset[str]) -> None:
         """On the vCPU thread."""

@@ -22,7 +22,6 @@ from emu.chardev.config import ConfigError
 from emu.config_trace import DEFAULT_HZ, MAX_HZ
 from emu.cpu.isa import MSR_PR
 from emu.events import RunState
-from emu.migration.stream import MigrationError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +100,7 @@ class Profiler:
         self.stop()
         self.hz = hz
         self._machine.trace.symbols.load()
-        self._machine.on_vcpu(self._attach)
+        self._machine.trace.on_vcpu(self._attach)
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
         assert self._array is not None
         record: Any = self._array[0]
@@ -119,10 +118,7 @@ class Profiler:
         os.eventfd_write(self._stop_fd, 1)
         thread.join()
         os.close(self._stop_fd)
-        try:
-            self._machine.on_vcpu(self._detach)
-        except MigrationError:  # there is no vCPU thread any more
-            self._detach()
+        self._machine.trace.on_vcpu(self._detach)
         self._collect()
 
     def clear(self) -> None:

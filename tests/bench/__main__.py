@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.bench.devices import device_rows
 from tests.bench.emulators import BenchError, Run, command, kernel_options, run
-from tests.bench.migration import migrations
+from tests.bench.migration import migrations, restores
 
 READY = r"GUEST-READY"
 BENCH_ROW = re.compile(r"BENCH name=(\S+) seconds=([0-9.]+)")
@@ -143,6 +143,7 @@ def main() -> int:
                 results.update(device_rows(cpu, arguments.rounds))
             if "migration" in chosen:
                 results.update(migrations(cpu, arguments.rounds))
+                results.update(restores(cpu, arguments.rounds))
             if "rows" in chosen:
                 results.update(guest_rows(cpu, arguments.rounds, arguments.rows))
     except BenchError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from emu.config import ConfigError
 from emu.machine import Machine
 from emu.migration.stream import MigrationError
 from emu.monitor.hmp import execute
@@ -95,6 +96,11 @@ def test_names_that_are_none(still: Machine, name: str) -> None:
         save(still, name)
 
 
+def test_option_with_a_name_that_is_none() -> None:
+    with pytest.raises(ConfigError, match="'a b' is no name"):
+        parse_command_line(["-loadvm", "a b"])
+
+
 def test_file_that_is_not_there_changes_nothing(still: Machine) -> None:
     still.board.dma.write(0x100000, b"kept")
     for name in ("nothing", "/nowhere/file"):
@@ -141,10 +147,13 @@ def test_writable_disk_is_refused(tmp_path: Path) -> None:
         assert execute(machine, "savevm x") == ""
 
 
-def test_snapshot_is_a_stream_that_a_new_process_can_load(still: Machine, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "prefix"), [(["-incoming"], "file:"), (["-loadvm"], "")])
+def test_new_machine_goes_on_with_a_saved_guest(
+    still: Machine, tmp_path: Path, option: list[str], prefix: str
+) -> None:
     still.board.dma.write(0x100000, b"then")
     save(still, f"{tmp_path}/saved")
-    with _machine(tmp_path, "-incoming", f"file:{tmp_path}/saved") as other:
+    with _machine(tmp_path, *option, f"{prefix}{tmp_path}/saved") as other:
         other.state.wait_for(
             *(s for s in type(other.state.state) if s.value == "paused"), timeout=60
         )

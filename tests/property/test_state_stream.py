@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import resource
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,12 @@ from emu.memory.endian import GuestEndian
 from emu.migration.destination import receive
 from emu.migration.stream import MigrationError
 from emu.options import parse_command_line
+from tests.support.stream_edit import Frame, integrity_section, resealed
 
 _DEVICES = ("rng", "balloon", "serial", "net")
+#: No stream takes longer, or more memory.
+_SECONDS = 30.0
+_MEMORY_KIB = 512 * 1024
 
 
 class Recorded:
@@ -77,11 +84,19 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 def _load(machine: Machine, data: bytes) -> str:
     """Why it was refused; empty if it was not."""
+    begun = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    why = ""
     try:
         receive(machine.migration, Recorded(data))  # type: ignore[arg-type]
     except MigrationError as error:
-        return str(error)
-    return ""
+        why = str(error)
+        assert why
+        assert why.isprintable()
+    assert time.monotonic() - begun < _SECONDS
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < _MEMORY_KIB, f"{after - before} KiB more at the most: {why}"
+    return why
 
 
 def test_unchanged_stream_loads_with_its_byte_order(stream: bytes, target: Machine) -> None:
@@ -93,23 +108,70 @@ def test_unchanged_stream_loads_with_its_byte_order(stream: bytes, target: Machi
 
 
 def test_stream_without_the_byte_order_gives_the_platform_s(stream: bytes, target: Machine) -> None:
-    """What an older version would send; the integrity section notices, as it should."""
+    """What a version would send that does not know the subsection."""
     start = stream.index(b"\x05\x14virtio/device_endian")
     cut = stream[:start] + stream[start + 2 + 0x14 + 4 + 1 :]
     assert "ppc64emu/integrity" in _load(target, cut)
+    assert _load(target, resealed(cut)) == ""
+    assert target.devices["rng"].latched_endian is GuestEndian.BIG
 
 
 positions = st.floats(0, 1, exclude_max=True)
+#: Whether the checksum is right all the same, so that the change comes as far as the devices.
+sealed = st.booleans()
 
 
-@given(place=positions, bit=st.integers(0, 7), near_end=st.booleans())
-def test_flipped_bit(
-    stream: bytes, target: Machine, place: float, bit: int, near_end: bool
-) -> None:
+@dataclass(frozen=True)
+class Devices:
+    """A stream, and where its devices' sections are."""
+
+    stream: bytes
+    frame: Frame
+    end: int
+
+    def place(self, at: int, size: int = 0) -> int:
+        """Some place in them with so much behind it, for any number."""
+        return self.frame.begin + at % (self.end - self.frame.begin - size)
+
+    def with_bytes(self, at: int, new: bytes, seal: bool) -> bytes:
+        """The stream with other bytes at a place."""
+        place = self.place(at, len(new))
+        return self.sealed(self.stream[:place] + new + self.stream[place + len(new) :], seal)
+
+    def sealed(self, data: bytes, seal: bool = True) -> bytes:
+        """With a checksum that fits, if that is wanted."""
+        return resealed(data, self.frame) if seal else data
+
+
+@pytest.fixture(scope="module")
+def devices(stream: bytes) -> Devices:
+    return Devices(stream, Frame.of(stream), integrity_section(stream))
+
+
+@given(place=positions, bit=st.integers(0, 7))
+def test_flipped_bit_anywhere(stream: bytes, target: Machine, place: float, bit: int) -> None:
     broken = bytearray(stream)
-    span = 40_000 if near_end else len(stream)  # devices come last
-    broken[len(stream) - span + int(place * span)] ^= 1 << bit
+    broken[int(place * len(stream))] ^= 1 << bit
     _load(target, bytes(broken))
+
+
+@given(at=st.integers(0, 1 << 20), value=st.binary(min_size=1, max_size=8), seal=sealed)
+def test_changed_bytes_of_a_device(
+    devices: Devices, target: Machine, at: int, value: bytes, seal: bool
+) -> None:
+    _load(target, devices.with_bytes(at, value, seal))
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=20),
+)
+def test_several_changed_bytes(
+    devices: Devices, target: Machine, changes: list[tuple[int, int]]
+) -> None:
+    broken = bytearray(devices.stream)
+    for at, value in changes:
+        broken[devices.place(at)] = value
+    _load(target, devices.sealed(bytes(broken)))
 
 
 @given(place=positions)
@@ -118,20 +180,42 @@ def test_truncated_stream_is_refused(stream: bytes, target: Machine, place: floa
     assert _load(target, stream[: int(place * description)])
 
 
-@given(place=positions, value=st.sampled_from([b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", bytes(4)]))
-def test_length_fields(stream: bytes, target: Machine, place: float, value: bytes) -> None:
-    span = 40_000
-    at = len(stream) - span + int(place * (span - 4))
-    _load(target, stream[:at] + value + stream[at + 4 :])
-
-
-@given(first=positions, second=positions, size=st.integers(1, 400))
-def test_pieces_in_other_places(
-    stream: bytes, target: Machine, first: float, second: float, size: int
+@given(
+    at=st.integers(0, 1 << 20),
+    value=st.sampled_from([b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", bytes(4), b"\0\x10\0\0"]),
+    seal=sealed,
+)
+def test_length_fields(
+    devices: Devices, target: Machine, at: int, value: bytes, seal: bool
 ) -> None:
-    span = 40_000
-    base = len(stream) - span
-    a, b = base + int(first * (span - size)), base + int(second * (span - size))
-    broken = bytearray(stream)
-    broken[b : b + size] = stream[a : a + size]
-    _load(target, bytes(broken))
+    _load(target, devices.with_bytes(at, value, seal))
+
+
+@given(
+    first=st.integers(0, 1 << 20),
+    second=st.integers(0, 1 << 20),
+    size=st.integers(1, 400),
+    seal=sealed,
+)
+def test_pieces_in_other_places(
+    devices: Devices, target: Machine, first: int, second: int, size: int, seal: bool
+) -> None:
+    source = devices.place(first, size)
+    _load(target, devices.with_bytes(second, devices.stream[source : source + size], seal))
+
+
+@given(at=st.integers(0, 1 << 20), size=st.integers(1, 300), seal=sealed)
+def test_missing_pieces(devices: Devices, target: Machine, at: int, size: int, seal: bool) -> None:
+    place = devices.place(at, size)
+    broken = devices.stream[:place] + devices.stream[place + size :]
+    _load(target, devices.sealed(broken, seal))
+
+
+@given(
+    record=st.binary(min_size=8, max_size=64), kind=st.sampled_from([0, 0x10, 0x400, 0x800, 0xC00])
+)
+def test_records_of_memory(stream: bytes, target: Machine, record: bytes, kind: int) -> None:
+    """In front of the first record: any count, any pages, any method."""
+    section = stream.index(b"\x02\0\0\0\x02") + 5  # PART, number 2
+    word = int.from_bytes(record[:8], "big") & ~0xFFF | kind
+    _load(target, stream[:section] + word.to_bytes(8, "big") + record[8:] + stream[section:])

@@ -1,4 +1,4 @@
-"""Builds the other forms of the test images: an ELF file for -kernel, and a firmware that starts it.
+"""Builds other forms of the test images: an ELF file for -kernel, and firmware that starts it.
 
 The kernel has the same tests as the image for -bios; its parameters are words of -append.
 """

@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import struct
+import zlib
+from dataclasses import dataclass
+from typing import Self
 
 from tests.support.stream_reader import INTEGRITY, SavedStream, checksum, read_frame
 
 _FOOTER_SIZE = 5
+_NAME = bytes((len(INTEGRITY),)) + INTEGRITY.encode()
 _INTEGRITY = struct.Struct(">QIQ")
 
 
-def resealed(data: bytes) -> bytes:
-    """The stream with an integrity section that fits again, after a change behind RAM."""
-    name = bytes((len(INTEGRITY),)) + INTEGRITY.encode()
-    at = data.index(name) - 5
-    fields = at + 5 + len(name) + 8
-    stream = SavedStream(data)
-    start = read_frame(stream)
-    stream.summed.append((start, at))
-    seal = _INTEGRITY.pack(at, checksum(stream), stream.pages_checksum)
+@dataclass(frozen=True)
+class Frame:
+    """What comes before the devices: where they begin, and the checksums up to there."""
+
+    begin: int
+    checksum: int
+    pages_checksum: int
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Read it; what is behind it need not be right."""
+        stream = SavedStream(data)
+        start = read_frame(stream)
+        begin = max(end for _, end in stream.iterated)
+        stream.summed.append((start, begin))
+        return cls(begin, checksum(stream), stream.pages_checksum)
+
+
+def integrity_section(data: bytes) -> int:
+    """Where the integrity section begins; ValueError if there is none."""
+    return data.rindex(_NAME) - 5
+
+
+def resealed(data: bytes, frame: Frame | None = None) -> bytes:
+    """The stream with an integrity section that fits again, after a change behind RAM.
+
+    ``frame``, if it is known, saves reading it.  ValueError if there is no such section.
+    """
+    frame = frame or Frame.of(data)
+    at = integrity_section(data)
+    fields = at + 5 + len(_NAME) + 8
+    total = zlib.crc32(data[frame.begin : at], frame.checksum)
+    seal = _INTEGRITY.pack(at, total, frame.pages_checksum)
     return data[:fields] + seal + data[fields + _INTEGRITY.size :]
 
 

@@ -92,7 +92,8 @@ class SavedStream:
     """A whole stream.
 
     ``pages`` has the contents of pages by number, None for zeros; ``summed`` the places that
-    the CRC is made of, ``ram_sections`` those of the sections of RAM: (start, end).
+    the CRC is made of, ``ram_sections`` those of the sections of RAM, ``iterated`` those of all
+    sections before the devices': (start, end).
     """
 
     data: bytes
@@ -104,6 +105,7 @@ class SavedStream:
     description: dict[str, Any] = field(default_factory=dict)
     summed: list[tuple[int, int]] = field(default_factory=list)
     ram_sections: list[tuple[int, int]] = field(default_factory=list)
+    iterated: list[tuple[int, int]] = field(default_factory=list)
     pages_checksum: int = 0
 
     def __getitem__(self, name: str) -> Section:
@@ -182,6 +184,7 @@ class _Reader:
             take.at = before
             return False
         self._footer(number)
+        self.stream.iterated.append((before, take.at))
         if name == "ram":
             self.stream.ram_sections.append((before, take.at))
         return True

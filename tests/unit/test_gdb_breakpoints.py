@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from emu.cpu import layout
 from emu.cpu.debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS, Access, VcpuDebug, WatchHit, Watchpoint
 from emu.cpu.isa import MSR_DR, MSR_IR, MSR_LE, MSR_VEC
 from emu.cpu.record import ExitReason
@@ -158,8 +160,45 @@ def test_without_a_debugger_all_is_as_before(machine: BareMachine) -> None:
     assert machine.run() is ExitReason.DEBUG
     held.close()
     assert machine.run() is ExitReason.HYPERCALL
-    assert machine.vcpu.record["debug"] == 0
     assert machine.vcpu.gpr(4) == 2
+    again = VcpuDebug(machine.vcpu)
+    again.set_watchpoints([Watchpoint(DATA, DATA, WRITE)])
+    machine.vcpu.pc = CODE
+    assert machine.run() is ExitReason.DEBUG
+    again.close()
+
+
+def test_another_fault_handler_before_ours_stays(machine: BareMachine) -> None:
+    """Tracing puts its own there, too; whoever goes first, no access is lost."""
+    where = ctypes.c_uint64.from_address(
+        int(machine.vcpu.record["cs"]) + layout.CPU_CLASS + layout.CLASS_HANDLE_MMU_FAULT
+    )
+    original, calls = where.value, []
+    kind = ctypes.CFUNCTYPE(
+        ctypes.c_int32, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int32, ctypes.c_int32
+    )
+
+    def count(cs: int, address: int, access: int, mmu_idx: int) -> int:
+        calls.append(address)
+        return int(following(cs, address, access, mmu_idx))
+
+    load(machine, asm.li(3, DATA), asm.stw(3, 3))
+    watchpoint = Watchpoint(DATA, DATA, WRITE)
+    for _ in range(2):
+        held = VcpuDebug(machine.vcpu)
+        held.set_watchpoints([watchpoint])
+        following, theirs = kind(where.value), kind(count)
+        where.value = ctypes.cast(theirs, ctypes.c_void_p).value or 0
+        machine.vcpu.pc = CODE
+        assert machine.run() is ExitReason.DEBUG
+        held.close()
+        assert machine.run() is ExitReason.HYPERCALL
+        where.value = ctypes.cast(following, ctypes.c_void_p).value or 0
+    assert calls
+    held = VcpuDebug(machine.vcpu)
+    held.set_watchpoints([watchpoint])
+    held.close()
+    assert where.value == original
 
 
 def test_there_are_limits(debug: VcpuDebug) -> None:

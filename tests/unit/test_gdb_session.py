@@ -180,7 +180,7 @@ def test_detach_lets_the_guest_run(machine: Machine) -> None:
         assert client.ask("D") == b"OK"
         machine.state.wait_for(RunState.RUNNING, timeout=SECONDS)
         assert counts(machine)
-        assert machine.board.vcpus[0].record["debug"] == 0
+        assert machine.board.vcpus[0].on_debug is None
 
 
 def test_a_client_stops_the_guest_when_it_comes(tmp_path: Path) -> None:
@@ -196,14 +196,14 @@ def test_a_lost_client_leaves_the_guest_as_it_is(machine: Machine) -> None:
     with client_of(machine) as client:
         client.ask(f"Z0,{ENTRY + 4:x},4")
         assert client.ask("c") == STOPPED
-    until(lambda: not machine.board.vcpus[0].record["debug"])
+    until(lambda: machine.board.vcpus[0].on_debug is None)
     assert machine.state.state is RunState.DEBUG
     with client_of(machine) as client:
         assert client.register(PC) == ENTRY + 4
         client.put(b"c")
         client.sign()
         machine.state.wait_for(RunState.RUNNING, timeout=SECONDS)
-    until(lambda: not machine.board.vcpus[0].record["debug"])
+    until(lambda: machine.board.vcpus[0].on_debug is None)
     assert counts(machine)
 
 
@@ -283,7 +283,7 @@ def test_gdbserver_none_from_gdb_itself(machine: Machine) -> None:
         assert reply.startswith(b"O")
         assert client.reply() == b"OK"
         assert gone(client)
-    until(lambda: not machine.board.vcpus[0].record["debug"])
+    until(lambda: machine.board.vcpus[0].on_debug is None)
 
 
 # Several CPUs

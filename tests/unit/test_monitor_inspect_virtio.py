@@ -190,8 +190,8 @@ def test_mistakes_are_told(
 @pytest.mark.parametrize(
     "line",
     ["info virtio x", "info virtio-status", "info virtio-status nobody",
-     "info virtio-queue-status r", "info virtio-queue-status r x", "info virtio-queue-element r 0 70000",
-     "info virtio-queue-element r 9"],
+     "info virtio-queue-status r", "info virtio-queue-status r x",
+     "info virtio-queue-element r 0 70000", "info virtio-queue-element r 9"],
 )  # fmt: skip
 def test_mistakes_in_the_human_monitor_are_one_line(machine: Machine, line: str) -> None:
     answer = execute(machine, line)
