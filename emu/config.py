@@ -102,9 +102,10 @@ class MachineConfig:
     what `devices` refer to by id. `globals` are properties for all devices of a class. `ram_size`
     is in bytes. `rtc_base` is "utc", "localtime", or a naive datetime taken as UTC (also in ISO
     format). `monitors` are served from the start; `incoming` is a migration address to wait at, or
-    "defer"; `gdb` is where a debugger connects. `log_items` are names from `emu.log`. `dumpdtb` is
-    a file for the device tree, written instead of running the guest. `origins` says which option a
-    part comes from, by field ("devices[0]"), for error messages.
+    "defer"; `gdb` is where a debugger connects. `log_items` are names from `emu.log`; `trace`
+    limits and names what they show. `dumpdtb` is a file for the device tree, written instead of
+    running the guest. `origins` says which option a part comes from, by field ("devices[0]"), for
+    error messages.
     """
 
     machine: str = "pseries"

@@ -12,11 +12,11 @@ from emu.cpu.vcpu import Vcpu
 from emu.memory.endian import GuestEndian
 from emu.monitor.inspect_cpu import cpu_by_index, current_cpu, evaluate
 from emu.monitor.registry import Arguments, QmpError, command
-from emu.trace.disassembler import Disassembler
 from emu.trace.symbols import describe
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # capstone takes a while to load: when first needed
     from emu.machine import Machine
+    from emu.trace.disassembler import Disassembler
 
 _PAGE = 4096
 _MASK = (1 << 64) - 1
@@ -92,17 +92,19 @@ def _dump(machine: Machine, words: list[str], name: str, *, physical: bool) -> s
 def _examine(
     machine: Machine, address: int, count: int, kind: str, size: int, physical: bool
 ) -> str:
+    from emu.trace.disassembler import Disassembler
+
     vcpu = current_cpu(machine)
     lines: list[str] = []
     step = size if kind == "i" else (_LINE_BYTES if kind != "c" else 8)
     left = count * size
-    disassembler = Disassembler()
+    disassembler = Disassembler() if kind == "i" else None
     try:
         while left:
             length = min(left, step)
             data = read_memory(vcpu, address, length, physical=physical)
             little = vcpu.guest_endian is GuestEndian.LITTLE
-            if kind == "i":
+            if disassembler is not None:
                 lines += _instructions(machine, disassembler, address, data, little)
             else:
                 lines.append(f"{address:016x}: {_items(data, kind, size, little)}")

@@ -29,13 +29,19 @@ class Debugger:
         self._target = Target(machine.emulator)
         self._target.attach()
 
-    def add_breakpoint(self, address: int) -> None:
-        """Stop before the instruction there; ValueError if there can be none."""
-        self._target.points.insert(PointKind.HARDWARE, address, 4)
+    def add_breakpoint(self, place: int | str) -> None:
+        """Stop before the instruction at an address, or at a symbol's.
 
-    def remove_breakpoint(self, address: int) -> None:
+        ValueError if there can be no instruction, LookupError if there is no such symbol.
+        """
+        self._target.points.insert(PointKind.HARDWARE, self._address(place), 4)
+
+    def remove_breakpoint(self, place: int | str) -> None:
         """Stop there no more."""
-        self._target.points.remove(PointKind.HARDWARE, address, 4)
+        self._target.points.remove(PointKind.HARDWARE, self._address(place), 4)
+
+    def _address(self, place: int | str) -> int:
+        return self._machine.symbol(place) if isinstance(place, str) else place
 
     def add_watchpoint(self, address: int, size: int = 8, access: str = "write") -> None:
         """Stop before accesses to `size` bytes; `access` is "write", "read" or "access" (both)."""

@@ -201,6 +201,13 @@ class GuestMachine:
                     raise
         return work()
 
+    def symbol(self, name: str) -> int:
+        """The address a name of the images (or of `-symbols`) is linked at; LookupError."""
+        address = self.emulator.trace.symbols.load().address_of(name)
+        if address is None:
+            raise LookupError(f"no symbol {name!r} in the images of {self.name}")
+        return address
+
     @property
     def debugger(self) -> Debugger:
         """Breakpoints; the guest stops when this is first used, and goes on with its `run`."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
 
 from emu.chardev.config import ConfigError
 from emu.cpu.isa import MSR_DR
@@ -68,28 +66,20 @@ def test_breakpoint_in_a_system_call_sees_the_callers_memory(
     machine = machine_factory(le.config())
     machine.console.expect(READY, BOOT_SECONDS)
     machine.console.expect("# ")
-    address = symbol(le.kernel, "sys_sethostname")
-    machine.debugger.add_breakpoint(address)
+    machine.debugger.add_breakpoint("sys_sethostname")
     machine.console.sendline("hostname break.point; echo do''ne")
     stop = machine.debugger.run()
-    assert stop.pc == address == machine.registers["nip"]
+    assert stop.pc == machine.symbol("sys_sethostname") == machine.registers["nip"]
     registers = machine.registers["r3"]  # struct pt_regs starts with the GPRs
     name, length = (machine.virtual.read_int(registers + 8 * number) for number in (3, 4))
     assert machine.virtual.read(name, length) == b"break.point"
     machine.virtual.write(name, b"other.name!")
+    with pytest.raises(LookupError, match="no symbol 'sys_nonsense'"):
+        machine.debugger.add_breakpoint("sys_nonsense")
     machine.debugger.release()
     machine.console.expect("\ndone\r\n")
     machine.console.sendline("hostname")
     machine.console.expect_exact("\nother.name!\r\n")
-
-
-def symbol(kernel: Path, name: str) -> int:
-    """The address of a symbol of an ELF file."""
-    with kernel.open("rb") as file:
-        table = ELFFile(file).get_section_by_name(".symtab")
-        assert isinstance(table, SymbolTableSection)
-        (found,) = table.get_symbol_by_name(name)
-        return int(found["st_value"])
 
 
 def run(machine: GuestMachine, command: str) -> str:

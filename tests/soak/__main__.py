@@ -1,7 +1,8 @@
-"""Long runs: `python -m tests.soak stress|boots|virtio|all`, with options as below.
+"""Long runs: `python -m tests.soak stress|boots|virtio|migration|migration-faults|all`.
 
 `stress` runs the checked load of Debian's guest, `boots` boots every guest again and again,
-`virtio` moves much data through the devices of guests of both byte orders.
+`virtio` moves much data through the devices of guests of both byte orders, `migration` moves
+guests of both to and fro under load, `migration-faults` breaks migrations everywhere.
 One summary line per item; exit status 1 if any failed.
 """
 
@@ -17,6 +18,7 @@ from functools import partial
 from emu.chardev.memory import ConsoleError
 from tests.boot.guests import BE, BOOT_SECONDS, LE, READY, Guest, boot, trouble_in
 from tests.boot.virtio_guest import INTERFACES
+from tests.soak.migration import faults, migration
 from tests.soak.result import Result
 from tests.soak.virtio import virtio
 
@@ -39,12 +41,17 @@ def main(arguments: Iterable[str] | None = None) -> int:
 
 def _parse(arguments: Iterable[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("what", choices=("stress", "boots", "virtio", "all"))
+    what = ("stress", "boots", "virtio", "migration", "migration-faults", "all")
+    parser.add_argument("what", choices=what)
     parser.add_argument("--seconds", type=int, default=600, help="length of the load (600)")
-    parser.add_argument("--count", type=int, default=20, help="boots of each guest and CPU (20)")
+    parser.add_argument(
+        "--count",
+        type=int,
+        help="boots of each guest and CPU (20), moves (100), broken migrations (500)",
+    )
     parser.add_argument("--mib", type=int, default=1024, help="data on the virtio disk (1024)")
     parser.add_argument("--interface", choices=INTERFACES, help="only these virtio devices")
-    parser.add_argument("--guest", choices=("le", "be"), help="only this guest (virtio)")
+    parser.add_argument("--guest", choices=("le", "be"), help="only this guest (virtio, migration)")
     parser.add_argument("--cpu", choices=CPUS, help="only this CPU model")
     parser.add_argument("--smp", type=int, default=1, help="CPUs of the guest (stress) (1)")
     return parser.parse_args(None if arguments is None else list(arguments))
@@ -56,7 +63,7 @@ def _items(options: argparse.Namespace, cpus: list[str]) -> Iterator[Result]:
         for guest in (LE, BE):
             for cpu in cpus:
                 name = f"boots {guest.name} {cpu}"
-                yield _guarded(name, boots, guest, cpu, options.count)
+                yield _guarded(name, boots, guest, cpu, options.count or 20)
     if what in ("virtio", "all"):
         for guest in (LE, BE):
             for interface in [options.interface] if options.interface else INTERFACES:
@@ -64,6 +71,14 @@ def _items(options: argparse.Namespace, cpus: list[str]) -> Iterator[Result]:
                     item = partial(virtio, interface=interface)
                     name = f"virtio {guest.name} {interface} {cpu}"
                     yield _guarded(name, item, guest, cpu, options.mib)
+    if what in ("migration", "all"):
+        for guest in (LE, BE):
+            for cpu in cpus if options.guest in (None, guest.name) else []:
+                move = partial(migration, mode=options.interface or "")
+                name = f"migration {guest.name} {cpu}"
+                yield _guarded(name, move, guest, cpu, options.count or 100)
+    if what in ("migration-faults", "all"):
+        yield faults(options.count or 500)
     if what in ("stress", "all"):
         for cpu in cpus:
             item = partial(stress, cpus=options.smp)

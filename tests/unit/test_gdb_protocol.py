@@ -272,7 +272,8 @@ def test_step(client: GdbClient) -> None:
 def test_continue_and_interrupt(client: GdbClient, machine: Machine, packet: str) -> None:
     client.put(packet.encode())
     assert client.sign() == b"+"
-    machine.state.wait_for(RunState.RUNNING, timeout=10)
+    while not machine.board.vcpus[0].gpr(5):
+        pass
     assert client.interrupt() == b"T02thread:1;"
     assert machine.state.state is RunState.PAUSED
     assert client.register(R5) > 0

@@ -279,6 +279,8 @@ def test_gdbserver_in_the_monitor(machine: Machine, tmp_path: Path) -> None:
 
 def test_gdbserver_none_from_gdb_itself(machine: Machine) -> None:
     with client_of(machine) as client:
+        client.ask("QStartNoAckMode")
+        client.acknowledge = False  # nobody is left to take it
         reply = client.ask("qRcmd," + b"gdbserver none".hex())
         assert reply.startswith(b"O")
         assert client.reply() == b"OK"

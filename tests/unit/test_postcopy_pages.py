@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emu.memory import userfault
 from emu.memory.dma import Dma
 from emu.memory.ram import PAGE_SIZE, GuestRam
 from emu.migration.channels import SocketChannel
@@ -225,7 +224,7 @@ def test_host_that_refuses(monkeypatch: pytest.MonkeyPatch, error: int, says: st
     def refuse(*_arguments: object) -> int:
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(userfault.os, "open", refuse)
-    monkeypatch.setattr(userfault.ctypes, "CDLL", lambda *_arguments, **_options: Libc())
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: Libc())
     with pytest.raises(MigrationError, match=says):
         check_host()

@@ -65,13 +65,16 @@ static void memory(u64 round)
 	}
 }
 
-/* Interrupted anywhere, by a migration too, each stwcx. counts once or not at all. */
+/*
+ * Interrupted anywhere, by a migration too, each stwcx. counts once or not at all. The branch lets
+ * the emulator stop between the two.
+ */
 static void count(u64 round)
 {
 	u32 value;
 
 	for (int i = 0; i < INCREMENTS; i++)
-		__asm__ volatile("1: lwarx %0, 0, %1; addi %0, %0, 1; stwcx. %0, 0, %1; bne- 1b"
+		__asm__ volatile("1: lwarx %0, 0, %1; addi %0, %0, 1; b 2f; nop; 2: stwcx. %0, 0, %1; bne- 1b"
 			: "=&b"(value) : "b"(&counter) : "cr0", "memory");
 	check_equal(counter, (u32)(round * INCREMENTS), "counter");
 }

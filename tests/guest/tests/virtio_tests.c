@@ -95,6 +95,19 @@ static void matrix(void)
 }
 TEST("matrix", matrix);
 
+/* Each device up to its first request, for a migration in the middle of that. */
+static void start(struct virtio *dev, const struct device_test *test, const struct options *how)
+{
+	test->start(dev, how);
+	cell_end();
+}
+
+static void setup(void)
+{
+	each_device(start);
+}
+TEST("setup", setup);
+
 /* ---- hostile rings ---- */
 
 #define OUTSIDE 0x0000700000000000ul
