@@ -350,7 +350,8 @@ class Machine:
         self.migration.close()
         if self.gdb is not None:
             self.gdb.close()
-        self._closed = True  # from here on there is no vCPU to kick
+        with self._wanted:
+            self._closed = True  # from here on there is no vCPU to kick
         self.trace.close()
         self.board.close()
         self._close_host()
@@ -482,10 +483,10 @@ class Machine:
     def _kick(self) -> None:
         with self._wanted:
             self._wanted.notify_all()
-        board = getattr(self, "board", None)
-        if board is not None and not self._closed:
-            for vcpu in board.vcpus:
-                vcpu.kick()
+            board = getattr(self, "board", None)
+            if board is not None and not self._closed:
+                for vcpu in board.vcpus:
+                    vcpu.kick()
 
     def _run(self) -> None:
         try:

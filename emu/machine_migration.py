@@ -223,8 +223,13 @@ class MachineMigration:
         """Post-copy: the guest runs, its memory follows."""
         from emu.machine_postcopy import PostcopyGuest
 
-        self._postcopy = PostcopyGuest(self._machine, self, arrival)
-        if self._postcopy.run():
+        guest = PostcopyGuest(self._machine, self, arrival)
+        with self._incoming_lock:
+            self._postcopy = guest
+            closing = self._closing
+        if closing:
+            guest.close()
+        elif guest.run():
             self._machine.board.expect_missing_memory(False)
             self.changed(MigrationStatus.COMPLETED)
 

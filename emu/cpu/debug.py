@@ -32,7 +32,7 @@ from numba.extending import intrinsic
 from emu.cpu import external as ext
 from emu.cpu import layout
 from emu.cpu.binding import JumpSlots
-from emu.cpu.exceptions import exit_run
+from emu.cpu.exceptions import exit_run, halt
 from emu.cpu.external import UNICORN_LIBRARY
 from emu.cpu.layout import CS_ENV, CS_EXCEPTION_INDEX, CS_TLB, ENV_LOAD_INFO
 from emu.cpu.record import ExitReason, Step, vcpu_at
@@ -302,9 +302,11 @@ class VcpuDebug:
         has an end.
         """
         record = self._vcpu.record
-        record["halted"] = 0
         self._prodded = int(record["prodded"])
         record["prodded"] = 1
+        if record["halted"]:
+            halt(self._vcpu.address)  # returns at once, and awake
+            record["prodded"] = 1
         record["step_done"] = 0
         record["step"] = Step.ON if interrupts else Step.ON | Step.NO_INTERRUPTS
         self._u32(layout.CS_CLUSTER_INDEX).value = self._cluster ^ _STEP_CLUSTER

@@ -51,7 +51,7 @@ from emu.cpu.layout import (
 )
 from emu.cpu.mmu import fetch_instruction
 from emu.cpu.record import ExitReason, Hcall, Kick, Step, partition_at, vcpu_at
-from emu.cpu.turns import limit_turn, spins, turn_is_over
+from emu.cpu.turns import count_dispatch, limit_turn, spins, turn_is_over
 from emu.memory.native import call_1, call_2, load_u32, load_u64, store_u32, store_u64
 
 H_PRIVILEGE = np.uint64((1 << 64) - 3)  # PAPR 14.3, return codes
@@ -129,7 +129,9 @@ def halt(vcpu_address):  # type: ignore[no-untyped-def]
         elif vcpu.kick != 0:
             return
         else:
+            count_dispatch(partition, vcpu.index, np.uint32(1))
             wait_readable(vcpu.partition, vcpu.wake_fd, vcpu.deadline_ns)
+    count_dispatch(partition, vcpu.index, np.uint32(0))
 
 
 @njit(cache=True)

@@ -1,8 +1,8 @@
 """Several vCPUs take turns on the one vCPU thread.
 
 A turn ends when the vCPU cedes, confers, spins (a priority hint of a low priority), stops, or
-when its time is over and another one is ready.  A machine with one vCPU has no turns: nothing
-here is called for it, and it sleeps inside ``run()``.
+when its time is over and another one is ready.  A machine with one vCPU has no turns: it
+sleeps inside ``run()``, and of this module only its dispatch counter concerns it.
 
 While a vCPU has its turn, the dispatch counter in its VPA is even, otherwise odd (PAPR 14.11.3.2):
 a guest that waits for a lock sees from it that the holder does not run, and confers.
@@ -92,7 +92,7 @@ def prod(vcpu, partition):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _count_dispatch(partition, index, odd):  # type: ignore[no-untyped-def]
+def count_dispatch(partition, index, odd):  # type: ignore[no-untyped-def]
     """Make the dispatch counter of a vCPU's VPA even (it has its turn) or odd."""
     area = vcpu_at(partition.vcpus[index]).vpa
     if area == 0:
@@ -112,9 +112,9 @@ def _enter(partition, index):  # type: ignore[no-untyped-def]
         return
     for i in range(partition.vcpu_count):
         if previous == _NONE or previous == np.uint32(i):
-            _count_dispatch(partition, i, np.uint32(1))
+            count_dispatch(partition, i, np.uint32(1))
     if index != _NONE:
-        _count_dispatch(partition, index, np.uint32(0))
+        count_dispatch(partition, index, np.uint32(0))
     partition.current = index
 
 

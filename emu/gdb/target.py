@@ -170,7 +170,6 @@ class Target:
     def _prepare(self, step: int | None = None) -> None:
         self._take_hold()
         for debug in self._debugs:
-            debug.end_step()
             debug.set_breakpoints(self.points.addresses)
             debug.set_watchpoints(self.points.watchpoints)
         if step is not None:

@@ -26,8 +26,8 @@ _WRITE, _READ = 1, 2
 _IOC_NEW = _request(0, 0x00, 0)
 _IOC_API = _request(_READ | _WRITE, 0x3F, 24)
 _IOC_REGISTER = _request(_READ | _WRITE, 0x00, 32)
-_IOC_UNREGISTER = _request(_READ, 0x01, 16)
-#: For native code: struct uffdio_range; struct uffdio_copy; struct uffdio_zeropage.
+#: For native code: struct uffdio_range, twice; struct uffdio_copy; struct uffdio_zeropage.
+IOC_UNREGISTER = _request(_READ, 0x01, 16)
 IOC_WAKE = _request(_READ, 0x02, 16)
 IOC_COPY = _request(_READ | _WRITE, 0x03, 40)
 IOC_ZEROPAGE = _request(_READ | _WRITE, 0x04, 32)
@@ -64,7 +64,7 @@ class Userfault:
 
     def unregister(self, address: int, size: int) -> None:
         """Missing pages of a range are zeros from now on; who waits for one goes on."""
-        fcntl.ioctl(self.fd, _IOC_UNREGISTER, bytearray(struct.pack("=2Q", address, size)))
+        fcntl.ioctl(self.fd, IOC_UNREGISTER, bytearray(struct.pack("=2Q", address, size)))
 
     def close(self) -> None:
         """Give it up; every range is unregistered."""

@@ -29,6 +29,7 @@ from emu.memory.ram import PAGE_SIZE
 from emu.memory.userfault import (
     EVENT_PAGEFAULT,
     IOC_COPY,
+    IOC_UNREGISTER,
     IOC_WAKE,
     IOC_ZEROPAGE,
     MESSAGE_SIZE,
@@ -73,6 +74,7 @@ _memmove = types.ExternalFunction("memmove", _u64(_u64, _u64, _u64))
 _errno_location = types.ExternalFunction("__errno_location", _u64())
 
 _COPY, _ZEROPAGE, _WAKE = np.uint64(IOC_COPY), np.uint64(IOC_ZEROPAGE), np.uint64(IOC_WAKE)
+_UNREGISTER = np.uint64(IOC_UNREGISTER)
 _PAGE_SIZE = np.uint64(PAGE_SIZE)
 _MASK = np.uint64(0xFFF)
 _NOSIGNAL, _DONTWAIT = 0x4000, 0x40
@@ -272,6 +274,10 @@ def supply(address):  # type: ignore[no-untyped-def]
             result = _serve_faults(supply)
         if result == _MORE and load_u16(polled + np.uint64(14)) != 0:
             result = _receive(supply)
+        if result == DONE:  # at once: nobody would answer those who wait for untouched pages
+            store_u64(supply.scratch, supply.ram)
+            store_u64(supply.scratch + np.uint64(8), np.uint64(supply.pages) * _PAGE_SIZE)
+            _ioctl(supply.userfault, _UNREGISTER, supply.scratch)
         if result != _MORE:
             return result
 

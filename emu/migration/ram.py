@@ -202,6 +202,8 @@ class RamTarget:
         runs = np.frombuffer(reader.read(8 * count), ">u4").reshape(-1, 2).astype(np.int64)
         if len(runs) and runs.sum(axis=1).max() > self._ram.pages:
             raise MigrationError("ram: a page is outside RAM")
+        if runs[:, 1].sum() > self._ram.pages:  # it could take for ever
+            raise MigrationError("ram: runs of pages overlap")
         return [(first, size) for first, size in runs.tolist()]
 
     def _load_missing(self, reader: StreamReader, count: int) -> None:

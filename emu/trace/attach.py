@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from emu.config_trace import Range
-from emu.cpu import codegen, layout, tlb
+from emu.cpu import codegen, layout, mmu, tlb
 from emu.cpu.binding import JumpSlots
 from emu.cpu.errors import UnicornError
 from emu.cpu.external import UNICORN_LIBRARY
@@ -99,6 +99,8 @@ class Detour:
 
         When somebody has put a function of theirs before ours, ours stays and passes on.
         """
+        if self._pointer.value == int(self._record[self._field]):
+            self._placed = False  # somebody has put back what was there before ours
         if wanted and not self._placed:
             self._record[self._field] = self._pointer.value
             self._pointer.value = self._ours
@@ -118,6 +120,7 @@ class VcpuTrace:
         self.record: Any = self._array[0]
         self.record["ring"] = ring.address
         self.record["index"] = vcpu.index
+        self.record["plain_mmu_fault"] = mmu.handle_mmu_fault.address
         self.record["block_call"] = blocks.trace_block.address
         self.record["block_helper"] = symbol_address(_BLOCK_HELPER)
         classes = int(vcpu.record["cs"]) + layout.CPU_CLASS

@@ -16,6 +16,8 @@ TRACE_DTYPE = np.dtype(
         ("index", "u4"),  # the vCPU's number
         # The class functions and the hook that ours go on to
         ("mmu_fault", "u8"),
+        ("plain_mmu_fault", "u8"),  # the MMU's own, for when mmu_fault leads back to ours
+        ("in_mmu_fault", "u4"),
         ("exec_interrupt", "u8"),
         ("exec_enter", "u8"),
         ("exception", "u8"),

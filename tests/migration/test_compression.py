@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,13 @@ def test_damaged_data_are_refused_or_noticed(entry: Method, place: int, value: i
 @every_method
 def test_size_that_is_not_the_pages_is_refused(entry: Method) -> None:
     """Above all a small input that grows without end."""
-    data = compressor(entry, 1)(bytes(64 << 20))
+    data, undo = compressor(entry, 1)(bytes(64 << 20)), decompressor(entry.number)
+    tracemalloc.start()
     with pytest.raises(MigrationError, match="compressed pages"):
-        decompressor(entry.number)(data, PAGE_SIZE)
+        undo(data, PAGE_SIZE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_library_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

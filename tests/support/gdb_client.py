@@ -52,6 +52,17 @@ class GdbClient:
         """The next byte: an acknowledgement."""
         return self._byte()
 
+    def pending(self) -> bytes:
+        """What has arrived and was not asked for; it stays."""
+        self.socket.setblocking(False)
+        try:
+            self._buffer += self.socket.recv(65536)
+        except BlockingIOError:
+            pass
+        finally:
+            self.socket.settimeout(SECONDS)
+        return bytes(self._buffer).strip(b"+")
+
     def reply(self) -> bytes:
         """The next packet, acknowledged; ``EOFError`` when the stub has hung up."""
         while self._byte() != b"$":

@@ -36,7 +36,7 @@ def gdb_guest(
     paused: bool = True,
     smp: int = 1,
     cpu: str = "power8",
-    no_reboot: bool = False,
+    incoming: str | None = None,
 ) -> Iterator[Machine]:
     """A running machine; the code (COUNT if there is none) begins at ENTRY."""
     image = bytearray(0x3000)
@@ -52,7 +52,7 @@ def gdb_guest(
         smp=smp,
         ram_size=256 << 20,
         start_paused=paused,
-        no_reboot=no_reboot,
+        incoming=incoming,
         serial=(MemoryConfig(id="serial0"),),
         gdb=SocketConfig(id="gdb", host="127.0.0.1", port=0, server=True),
     )

@@ -1,16 +1,23 @@
-"""Images of a few instructions for the tests of the pytest plugin."""
+"""Runs of pytest inside pytest, and images of a few instructions, for the tests of the plugin."""
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
+
+import pytest
 
 from tests.support import asm
 from tests.unit.virtmmio_tools import CONSOLE, image, leave, put
 
 #: What a marker or a factory needs for these images.
 OPTIONS = ["-M", "virtmmio", "-m", "16", "-nodefaults", "-bios", "image.bin"]
-#: Where an image's first instruction is.
-CODE = 0x2000
+#: The plugin is imported already when pytest runs inside pytest.
+REWRITE = "ignore::pytest.PytestAssertRewriteWarning"
+MARKED = f"""
+    import pytest
+    pytestmark = pytest.mark.ppc64emu(*{OPTIONS!r})
+"""
 
 
 def write_program(directory: Path, *code: asm.Code, name: str = "image.bin") -> Path:
@@ -46,3 +53,9 @@ def count(address: int, marker: int = 0x1234) -> asm.Code:
         asm.std(3, 5),
         asm.b(-8),
     ]
+
+
+def run(pytester: pytest.Pytester, *texts: str, options: tuple[str, ...] = ()) -> pytest.RunResult:
+    """Run a test file in this process."""
+    pytester.makepyfile("".join(textwrap.dedent(text) for text in texts))
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-W", REWRITE, *options)

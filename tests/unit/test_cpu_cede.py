@@ -11,12 +11,14 @@ import unicorn.unicorn_py3.unicorn as binding
 
 from emu.cpu.isa import IRQ_EXT, MSR_EE, MSR_ME, MSR_SF, Spr
 from emu.cpu.record import ExitReason
+from emu.cpu.turns import VPA_DISPATCH_COUNTER
 from tests.support import asm
 from tests.support.bare import CODE, H_CEDE, BareMachine, bare_machine
 from tests.support.time import ManualClock
 
 CEDE = [asm.li(3, H_CEDE), asm.EXIT]
 MILLISECOND = 512_000
+VPA = 0x5000
 
 
 def external(machine: BareMachine, level: int) -> None:
@@ -43,6 +45,31 @@ def test_the_decrementer_wakes(machine: BareMachine) -> None:
     assert taken.srr0 == CODE + 32  # behind the hypercall
     assert taken.srr1 == MSR_SF | MSR_ME | MSR_EE
     assert not machine.vcpu.record["halted"]
+
+
+def dispatches(machine: BareMachine) -> int:
+    return machine.partition.dma.read_u32_be(VPA + VPA_DISPATCH_COUNTER)
+
+
+def test_sleep_is_counted_in_the_vpa(machine: BareMachine) -> None:
+    """PAPR 14.11.3.2: the dispatch counter is odd while the CPU is not dispatched."""
+    machine.vcpu.record["vpa"] = VPA
+    clock = ManualClock(machine.partition)
+    go_to_sleep(machine, MILLISECOND)
+    for _ in range(2):
+        threading.Timer(0.01, machine.vcpu.kick).start()
+        assert machine.run() is ExitReason.KICKED
+        assert dispatches(machine) == 1
+    clock.now += 2_000_000
+    machine.run_to_interrupt()
+    assert dispatches(machine) == 2
+
+
+def test_a_cede_that_does_not_sleep_is_no_dispatch(machine: BareMachine) -> None:
+    machine.vcpu.record["vpa"] = VPA
+    go_to_sleep(machine, 0)
+    machine.run_to_interrupt()
+    assert dispatches(machine) == 0
 
 
 def test_sleeping_needs_no_processor_time(machine: BareMachine) -> None:

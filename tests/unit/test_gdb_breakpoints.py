@@ -81,12 +81,19 @@ def test_a_hot_loop_stops_and_goes_on(machine: BareMachine, debug: VcpuDebug) ->
 
 def test_a_loop_of_indirect_branches_stops(machine: BareMachine, debug: VcpuDebug) -> None:
     """The cache of lookups forgets blocks that a breakpoint has replaced."""
-    load(machine, asm.li64(3, CODE + 24), asm.mtctr(3), asm.addi(5, 5, 1), asm.BCTR)
+    first, second = CODE + 40, CODE + 52
+    load(
+        machine,
+        *(asm.li64(3, first), asm.li64(4, second)),
+        *(asm.addi(5, 5, 1), asm.mtctr(4), asm.BCTR),
+        *(asm.addi(6, 6, 1), asm.mtctr(3), asm.BCTR),
+    )
     threading.Timer(0.05, machine.vcpu.kick).start()
     assert machine.run() is ExitReason.KICKED
-    debug.set_breakpoints({CODE + 28})
+    other = second if machine.vcpu.pc == first else first
+    debug.set_breakpoints({other + 4})
     assert machine.run() is ExitReason.DEBUG
-    assert machine.vcpu.pc == CODE + 28
+    assert machine.vcpu.pc == other + 4
 
 
 def test_removing_one_of_two(machine: BareMachine, debug: VcpuDebug) -> None:

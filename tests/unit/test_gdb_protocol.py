@@ -293,10 +293,27 @@ def test_a_packet_while_the_guest_runs_stops_it(client: GdbClient, machine: Mach
     assert client.ask("qC") == b"T02thread:1;"
     assert client.reply() == b"QC1"
     assert machine.state.state is RunState.PAUSED
-    for _ in range(20):  # no stale stop is taken for a new one
+    for _ in range(20):
         client.put(b"c")
         assert client.ask("?") == b"T02thread:1;"
         assert client.reply() == b"T02thread:1;"
+
+
+def test_a_stop_is_told_once(client: GdbClient, machine: Machine) -> None:
+    """A second continue stops the guest, and lets it run: the old stop is not the new one's."""
+    vcpu = machine.board.vcpus[0]
+    for _ in range(20):
+        client.put(b"c")
+        before = vcpu.gpr(5)
+        while vcpu.gpr(5) == before:
+            pass
+        assert client.ask("c") == b"T02thread:1;"
+        before = vcpu.gpr(5)
+        while vcpu.gpr(5) == before:
+            pass
+        machine.on_vcpu(lambda: None)
+        assert client.pending() == b""
+        assert client.interrupt() == b"T02thread:1;"
 
 
 def test_software_breakpoint(client: GdbClient, machine: Machine) -> None:

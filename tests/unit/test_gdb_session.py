@@ -288,6 +288,14 @@ def test_gdbserver_none_from_gdb_itself(machine: Machine) -> None:
     until(lambda: machine.board.vcpus[0].on_debug is None)
 
 
+def test_nothing_runs_before_a_guest_has_come_in(tmp_path: Path) -> None:
+    with gdb_guest(tmp_path, incoming="defer") as machine, client_of(machine) as client:
+        for packet in ("c", "s"):
+            assert b"inmigrate" in output(client.ask(packet))
+            assert client.reply() == b"T02thread:1;"
+        assert machine.state.state is RunState.INMIGRATE
+
+
 # Several CPUs
 
 

@@ -190,6 +190,13 @@ def test_a_sleeping_cpu_wakes_for_a_step(stepper: Stepper) -> None:
     assert stepper.machine.vcpu.gpr(20) == 1
 
 
+def test_a_sleeping_cpu_that_goes_to_sleep_again(stepper: Stepper) -> None:
+    stepper.start(asm.EXIT)
+    stepper.machine.vcpu.set_gpr(3, H_CEDE)
+    stepper.machine.vcpu.record["halted"] = 1
+    assert stepper.step() == CODE + 4
+
+
 @pytest.mark.parametrize("hint", [PRIORITY_HINT, LOW_PRIORITY_HINT, asm.WAIT])
 def test_hints_that_break_the_cpu_loop(stepper: Stepper, hint: int) -> None:
     stepper.start(hint, asm.li(5, 1), asm.li(6, 1))

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -272,6 +273,27 @@ def test_closing_a_machine_that_never_started(tmp_path: Path) -> None:
     machine = spinning(tmp_path)
     machine.close()
     machine.close()
+
+
+def test_nothing_is_released_while_it_is_kicked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`quit` on the event loop's thread, and the main thread closes as the guest has ended."""
+    machine = spinning(tmp_path)
+    closer = threading.Thread(target=machine.close)
+    waits: list[bool] = []
+
+    def kick() -> None:
+        if not waits:
+            waits.append(False)
+            closer.start()
+            closer.join(0.5)  # time to come through, were it allowed to
+            waits[0] = closer.is_alive()
+
+    monkeypatch.setattr(machine.board.vcpus[0], "kick", kick)
+    machine.quit()
+    closer.join(SECONDS)
+    assert waits == [True]
 
 
 def test_guest_paused_from_the_start_waits_for_cont(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 import emu.pytest_plugin.images  # noqa: F401 - pytester forgets what a run inside imports
-from tests.unit.plugin_tools import OPTIONS, echo, write_program
-from tests.unit.test_pytest_plugin import REWRITE
+from tests.unit.plugin_tools import OPTIONS, REWRITE, echo, write_program
 from tests.unit.virtmmio_tools import SPIN, leave, put
 
 pytest_plugins = ["pytester"]

@@ -11,8 +11,7 @@ import emu.migration.source
 import emu.options
 import emu.pytest_plugin.factory  # noqa: F401 - pytester forgets what a run inside imports
 from emu.pytest_plugin.snapshot import copy_sparse
-from tests.unit.plugin_tools import OPTIONS, count, write_program
-from tests.unit.test_pytest_plugin import REWRITE, run
+from tests.unit.plugin_tools import OPTIONS, REWRITE, count, run, write_program
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.timeout(120)

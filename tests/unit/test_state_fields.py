@@ -9,7 +9,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from emu.migration.fields import Description, blob, flag, i64, raw, structure, u8, u16, u32, u64
+from emu.migration.fields import (
+    Description,
+    blob,
+    flag,
+    i64,
+    raw,
+    same,
+    structure,
+    u8,
+    u16,
+    u32,
+    u64,
+)
 from emu.migration.sections import (
     FULL,
     Component,
@@ -127,6 +139,54 @@ def test_doubled_subsection_is_refused() -> None:
 def test_unknown_version_is_named(version: int) -> None:
     with pytest.raises(MigrationError, match=f"part: version {version}"):
         PART.load(StreamReader(Memory(saved(example()))), Part(), version)
+
+
+def test_reading_touches_nothing() -> None:
+    """It is for another thread than the component's."""
+    target = Part()
+    state = PART.read(StreamReader(Memory(saved(example(9)))), 3)
+    assert target.__dict__ | {"record": None} == Part().__dict__ | {"record": None}
+    state.apply(target)
+    assert target.extra == 9
+
+
+@pytest.mark.parametrize("value", [2, 255])
+def test_flag_is_0_or_1(value: int) -> None:
+    broken = bytearray(saved(example()))
+    at = 1 + 2 + 3 * 4 + 8 + 8
+    assert broken[at] == 1
+    broken[at] = value
+    with pytest.raises(MigrationError, match=f"on: {value} is neither 0 nor 1"):
+        PART.load(StreamReader(Memory(bytes(broken))), Part(), 3)
+
+
+def test_what_both_machines_must_have_is_compared_first() -> None:
+    """Before what depends on it is read, of which there may be more or less."""
+    for here, there in ((3, 3), (3, 4)):
+        channel = Memory()
+        writer = StreamWriter(channel)
+        Description("part", 1, (same("words", there), u8("byte"))).save(writer, example())
+        writer.flush()
+        data = channel.data.getvalue()
+        assert data == there.to_bytes(4, "big") + b"\1"
+        description = Description("part", 1, (same("words", here), u8("byte")))
+        if here == there:
+            description.load(StreamReader(Memory(data)), Part(), 1)
+            continue
+        with pytest.raises(MigrationError, match="words: 4 at the source, 3 at this machine"):
+            description.load(StreamReader(Memory(data[:4])), Part(), 1)
+
+
+def test_description_has_the_sizes_of_this_stream() -> None:
+    """Not the limits of what varies."""
+    part = example(9)
+    described = PART.describe(part)
+    entries = {entry["name"]: entry for entry in described["fields"] if "index" not in entry}
+    assert entries["text"]["size"] == len(part.text)
+    assert PART.size_in(part) + len(b"\x05\x0apart/extra") + 4 + 2 == len(saved(part))
+    whole = Description("whole", 1, (structure("part", PART, getter=lambda p: p),))
+    (entry,) = whole.describe(part)["fields"]
+    assert entry["size"] == PART.size_in(part)
 
 
 def test_truncated_stream_is_refused_at_every_byte() -> None:

@@ -120,8 +120,10 @@ def test_a_stopped_guest_takes_no_time(tmp_path: Path) -> None:
         machine.on_vcpu(lambda: None)
         before = profile.samples
         assert profile._array is not None
+        ticks = int(profile._array[0]["ticks"])
         assert run_timer(profile._array.ctypes.data, 100) == 0  # a hundred periods pass
         assert profile.samples == before
+        assert int(profile._array[0]["ticks"]) == ticks  # nor does it count when the guest goes on
         machine.cont()
         wait_for_samples(machine, before + 5)
 

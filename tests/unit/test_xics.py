@@ -469,6 +469,20 @@ def test_state_moves_to_another_machine(guest: Guest) -> None:
     assert guest.accept(0) == (0xFF, level)
 
 
+def test_loaded_state_is_sent_only_when_it_resumes(guest: Guest) -> None:
+    """Until then the destination may still turn the guest down."""
+    irq = msi(guest, priority=5)
+    waiting = guest.xics.save_state()
+    waiting["sources"][irq] = (0, 5, 5, PENDING, MSI)
+    waiting["servers"][0] = (0xFF << 24, 0xFF, 0xFF)
+    guest.xics.load_state(waiting)
+    assert guest.xics.save_state() == waiting
+    assert not guest.vcpus[0].record["external_level"]
+    guest.xics.resume()
+    assert guest.shown(0) == irq
+    assert guest.accept(0) == (0xFF, irq)
+
+
 Spoiler = Callable[[Any], object]
 
 
