@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def load_machine() -> type[Machine]:
     """Import the emulator proper, which takes a second; if it has to be compiled, half a minute."""
-    if is_cold():
+    if "emu.machine" not in sys.modules and is_cold():
         print("ppc64emu: compiling hot paths (first run only) ...", file=sys.stderr, flush=True)
         with progress("Compiling hot paths"):
             from emu.machine import Machine

@@ -83,6 +83,8 @@ def migrate(machine: Machine, _words: list[str]) -> str:
     for name in ("duplicate", "normal"):
         if name in ram:
             lines.append(f"{name}: {ram[name]} pages")
+    if ram.get("postcopy-requests"):
+        lines.append(f"postcopy request count: {ram['postcopy-requests']}")
     return "\n".join(lines)
 
 

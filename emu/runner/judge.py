@@ -13,7 +13,8 @@ from emu.runner.process import Finished
 #: The exit status of a test that was not run (automake's convention, and kvm-unit-tests').
 STATUS_SKIPPED = 77
 _PANIC_STATUS = 3
-_OWN_MESSAGE = re.compile(r"ppc64emu: (?!warning: )(.*)")
+#: What the emulator says when it ends by itself; notes are no reason.
+_OWN_MESSAGE = re.compile(r"ppc64emu: (?!warning: |compiling hot paths )(.*)")
 _PANIC = "guest panicked: "
 
 

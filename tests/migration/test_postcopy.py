@@ -56,6 +56,7 @@ class Pair:
         wait_until(lambda: query(self.source).get("ram", {}).get("transferred", 0) > 1 << 20)
         self.source.command("migrate-start-postcopy")
         wait_until(lambda: query(self.source)["status"] == "postcopy-active")
+        wait_until(lambda: self.target.status() == "running")
 
     def finish(self) -> dict[str, Any]:
         """Let all memory come; the source's last answer."""
@@ -98,7 +99,6 @@ def test_guest_runs_while_its_memory_follows(
     both.source.run(f"write /tmp/data {DATA}", 120.0)
     both.source.run("write /dev/vda 4194304 99", 120.0)
     both.start()
-    assert both.target.status() == "running"
     assert query(both.target)["status"] == "postcopy-active"
     assert "verified" in both.target.run("verify /dev/vda 4194304 99", 120.0)
     both.target.run("write /dev/vda 4194304 77", 120.0)

@@ -69,6 +69,13 @@ def finished(
             "exit status 5",
         ),
         (
+            finished(
+                GOOD, status=5, messages="ppc64emu: compiling hot paths (first run only) ...\n"
+            ),
+            Outcome.FAILED,
+            "exit status 5",
+        ),
+        (
             finished(GOOD, status=None, number=11),
             Outcome.FAILED,
             "the emulator was ended by SIGSEGV",
