@@ -44,7 +44,7 @@ lint: setup
 test: guests lint
 	@echo "Compiling hot paths (first run only)"
 	$(RUN) -c "import emu.machine"
-	$(VENV)/bin/pytest -n $(TEST_JOBS) $(TEST_ARGS)
+	$(VENV)/bin/pytest -n $(TEST_JOBS) --dist worksteal $(TEST_ARGS)
 
 bench: guests
 	$(RUN) -m tests.bench $(BENCH_ARGS)

@@ -76,12 +76,16 @@ def test_kicks_do_not_disturb_loads_and_stores(
     machine: BareMachine, little: bool, relocated: bool
 ) -> None:
     machine.vcpu.msr |= MSR_LE if little else 0
-    following, values = write_list(machine)
     if relocated:
         machine.tables = map_all(machine, radix=False)
         machine.vcpu.msr |= MSR_IR | MSR_DR
-    stops = run_kicked(machine, work(ROUNDS))
-    assert machine.vcpu.gpr(6) == expected(following, values, ROUNDS)
+    stops = 0
+    for _ in range(20):  # on a busy host the kicking thread may come too late
+        following, values = write_list(machine)
+        stops += run_kicked(machine, work(ROUNDS))
+        assert machine.vcpu.gpr(6) == expected(following, values, ROUNDS)
+        if stops:
+            break
     assert stops > 0
 
 

@@ -96,7 +96,10 @@ def test_a_vcpu_that_wakes_gets_a_turn(real_time: Pair) -> None:
     assert real_time.turn() == (1, ExitReason.TURN_OVER)  # ceded
     real_time.vcpu.record["prodded"] = 1
     assert real_time.turn() == (0, ExitReason.TURN_OVER)  # interrupted for the other
-    assert real_time.turn() == (1, ExitReason.HYPERCALL)
+    turns = [real_time.turn()]
+    while turns[-1][1] is ExitReason.TURN_OVER:  # a turn may be short on a busy host
+        turns.append(real_time.turn())
+    assert turns[-1] == (1, ExitReason.HYPERCALL)
     assert real_time.other.pc == 0x900 + 4
 
 
