@@ -101,8 +101,7 @@ class GdbServer:
                 _log.exception("internal error in the gdb stub")
             self.chardev.accept_input()
         self._drop()
-        if threading.current_thread() is self._thread and self._closing:
-            self.chardev.close()
+        self.chardev.close()
 
     def _serve(self, item: _Item) -> None:
         if isinstance(item, _Peer):

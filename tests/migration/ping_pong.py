@@ -21,13 +21,13 @@ _LE_LOOP = (
     " read u v < /proc/uptime; echo tick $n ${s%% *} $u; done"
 )
 # The small guests' shell has no loops: so many rounds are typed at once, a line each.
-_SMALL_ROUNDS = 12
+_SMALL_ROUNDS = 20
 _SMALL_ROUND = (
     "sha256 /dev/vda; write /tmp/a 300000 {n}; verify /tmp/a 300000 {n}; cat /proc/uptime;"
     " rm /tmp/a; echo 3 > /proc/sys/vm/drop_caches; echo tick {n}"
 )
 _SMALL_TICK = re.compile(
-    r"^(?:# )?([0-9a-f]{64})  /dev/vda\nwrote 300000\nverified 300000\n"
+    r"^(?:guest# )?([0-9a-f]{64})  /dev/vda\nwrote 300000\nverified 300000\n"
     r"(\d+)\.(\d\d) \S+\ntick (\d+)$",
     re.MULTILINE,
 )
@@ -58,16 +58,16 @@ def ping_pong(folder: Path, guest: Guest, cpu: str, mode: str, moves: int, cpus:
         here.send("stty -echo\n" if small else _LE_LOOP + "\n")
         here.wait_for("# " if small else r"tick 1 ", BOOT_SECONDS)
         for move in range(1, moves + 1):
-            if small:
-                _type_rounds(here, move)
-            there = _move(folder, here, arguments, move, report)
+            there = _move(folder, here, arguments, move, report, small)
             text += here.text
             here.close()
             here = there
             if report.fault:
                 break
-            last = f"tick {move * _SMALL_ROUNDS}\r"
-            here.wait_for(last if small else r"tick \d+ \S+ \d+\.\d\d\r", 120.0)
+            if not small:
+                here.wait_for(r"tick \d+ \S+ \d+\.\d\d\r", 120.0)
+            elif f"tick {move * _SMALL_ROUNDS}\r" not in text:
+                here.wait_for(f"tick {move * _SMALL_ROUNDS}\r", 120.0)
             report.moves = move
         text += here.text
     finally:
@@ -94,11 +94,13 @@ def _devices(disk: Path, mode: str) -> list[str]:
 
 
 def _move(
-    folder: Path, source: Emulator, arguments: list[str], move: int, report: Report
+    folder: Path, source: Emulator, arguments: list[str], move: int, report: Report, small: bool
 ) -> Emulator:
     uri = f"unix:{folder}/migration{move}"
     target = Emulator(folder, f"host{move}", [*arguments, "-incoming", uri])
     source.command("migrate-set-parameters", max_bandwidth=0)
+    if small:
+        _type_rounds(source, move)
     answer = source.migrate(uri, 120.0)
     if answer["status"] != "completed":
         report.fault = f"move {move}: {answer['status']}: {answer.get('error-desc')}"

@@ -19,6 +19,8 @@ from emu.machine import Machine
 from emu.options import parse_command_line
 from machines.cpu_state import CpuImage
 from tests.boot.guests import BE, BOOT_SECONDS, LE, LE_SMALL, READY, Guest, trouble_in
+from tests.boot.test_slof import GREETING, SLOF, bootable_disk
+from tests.boot.virtio_guest import block_options
 from tests.migration.load_guest import fault_in, ticks
 from tests.support import asm
 from tests.support.bare import BareMachine, bare_machine
@@ -193,6 +195,28 @@ def test_while_a_driver_sets_a_device_up(
             target.start()
             assert target.wait(SECONDS) == 0, f"access {at}"
             assert before + target.console.text == expected, f"access {at}"
+
+
+@pytest.mark.skipif(not SLOF.exists(), reason=f"no {SLOF} (qemu-system-data)")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("moment", ["SLOF", "Scan", "virtio [ block ]"])
+def test_during_firmware(tmp_path: Path, moment: str) -> None:
+    """QEMU's firmware, between its first line and the program it loads from the disk."""
+    disk = tmp_path / "disk.img"
+    bootable_disk(disk)
+    argv = ["-M", "pseries", "-m", "512", "-nodefaults", "-bios", str(SLOF)]
+    argv += ["-chardev", "ringbuf,id=c,size=64K", "-serial", "chardev:c", *block_options(disk)]
+    with Machine(parse_command_line(argv)) as source:
+        source.start()
+        source.console.wait_for(moment, timeout=SECONDS)
+        source.stop()
+        save(source, tmp_path / "saved")
+        before = source.console.text
+    assert GREETING.decode() not in before
+    with Machine(parse_command_line([*argv, "-incoming", f"file:{tmp_path}/saved"])) as target:
+        target.start()
+        target.console.wait_for(GREETING.decode(), timeout=SECONDS)
+        assert "E3404" not in before + target.console.text
 
 
 # Linux

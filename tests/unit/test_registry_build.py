@@ -141,7 +141,7 @@ def test_each_adapter_has_an_address_of_its_own(builder: Builder) -> None:
 ERRORS = [
     (
         ["-object", "rng-random,id=z,filename=/nope", "-device", "virtio-rng-device,rng=z"],
-        "-device virtio-rng-device,rng=z: ",
+        "-object rng-random,id=z,filename=/nope: ",
     ),
     (
         ["-netdev", "socket,id=n,fd=99", "-device", "virtio-net-device,netdev=n"],
