@@ -208,7 +208,10 @@ CASES: dict[str, tuple[list[str], str]] = {
         "Failed to connect to 'tcp:127.0.0.1:{closed}': Connection refused",
     ),
     "not a host name": (netdev("socket,connect=a..b:1"), "address resolution failed for a..b:1"),
-    "no such descriptor": (netdev("socket,fd=999"), "Can't use file descriptor 999: Bad file"),
+    "no such descriptor": (
+        netdev("socket,fd=2000000000"),
+        "Can't use file descriptor 2000000000: Bad file",
+    ),
     "descriptor that is no socket": (netdev("socket,fd=0"), "Can't use file descriptor 0"),
     "no such unix socket": (
         netdev("stream,addr.type=unix,addr.path={gone}"),

@@ -332,8 +332,8 @@ def test_address_in_use_and_files_in_the_way(net: Net, tmp_path: Path) -> None:
 
 
 def test_descriptors_that_are_no_sockets(net: Net) -> None:
-    with pytest.raises(ConfigError, match="a: Can't use file descriptor 9999: Bad file desc"):
-        net.open(SocketNetConfig(id="a", fd=9999))
+    with pytest.raises(ConfigError, match="a: Can't use file descriptor 2000000000: Bad file desc"):
+        net.open(SocketNetConfig(id="a", fd=2000000000))
 
 
 # Tap

@@ -144,8 +144,8 @@ ERRORS = [
         "-object rng-random,id=z,filename=/nope: ",
     ),
     (
-        ["-netdev", "socket,id=n,fd=99", "-device", "virtio-net-device,netdev=n"],
-        "-netdev socket,id=n,fd=99: ",
+        ["-netdev", "socket,id=n,fd=2000000000", "-device", "virtio-net-device,netdev=n"],
+        "-netdev socket,id=n,fd=2000000000: ",
     ),
     (
         ["-device", "virtio-serial-device", *("-device", "virtserialport,nr=1") * 2],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from devices.block.image import Views
 from devices.block.open import open_image
 from devices.virtio.block import VirtioBlock
 from devices.virtio.block_options import BlockFeature, BlockOptions
@@ -221,13 +222,22 @@ def test_large_writes_come_back_in_the_notification_if_they_are_quick(tmp_path: 
     path = tmp_path / "disk"
     path.write_bytes(bytes(2 << 20))
     host = FakeHost()
-    device = VirtioBlock("disk", host, BlockOptions(), open_image(str(path)))
+    image = open_image(str(path))
+    device = VirtioBlock("disk", host, BlockOptions(), image)
     device.record["write_nowait"] = 0  # as on a file system that has no such writes
     driver = MockDriver(device, KINDS[0][0], FEATURES)
     driver.setup()
     device.record["write_nowait"] = 0
-    plain = device.flight._workers.wait  # however slow the host is now
-    device.flight._workers.wait = lambda seconds=None: plain(20.0)  # type: ignore[method-assign]
+    workers, plain_write = device.flight._workers, image.pwritev
+    plain = workers.wait  # however slow the host is now
+    workers.wait = lambda seconds=None: plain(20.0)  # type: ignore[method-assign]
+
+    def pwritev(views: Views, offset: int, *, durable: bool = False) -> None:
+        while not workers._waiting:  # nor quicker than the notification
+            time.sleep(0.001)
+        plain_write(views, offset, durable=durable)
+
+    image.pwritev = pwritev  # type: ignore[method-assign]
     token = driver.submit(0, [driver.pack("IIQ", OUT, 0, 0), b"\x55" * (1 << 20)], [1])
     assert [(used, data) for used, _, data in driver.used(0)] == [(token, b"\0")]
     assert not host.posted
