@@ -106,7 +106,7 @@ _BLOCK = (
     Property("max-discard-sectors", UINT32, 4194303),
     Property("max-write-zeroes-sectors", UINT32, 4194303),
     Property("min_io_size", SIZE, 0),
-    Property("num-queues", UINT16, 65535, "65535: one per CPU"),
+    Property("num-queues", UINT16, 65535, "65535: one per CPU; virtio-blk-device: one"),
     Property("opt_io_size", SIZE, 0),
     Property("physical_block_size", SIZE, None, "A power of two between 512 B and 2 MiB"),
     Property("queue-size", UINT16, 256),

@@ -13,11 +13,11 @@ from emu.config import ConfigError, MachineConfig, StrPath
 from emu.cpu.errors import UnicornError
 from firmware.errors import ImageError
 from machines.board import Board
-from machines.virtmmio.machine import VirtmmioServices
 
 if TYPE_CHECKING:
     from devices.host import DeviceHost
     from devices.pci.bus import PciBus
+    from machines.virtmmio.machine import VirtmmioServices
 
 OpenChardev = Callable[[ChardevConfig], Chardev]
 #: Makes the devices on a board: PCI functions go to the bus, the others are returned.

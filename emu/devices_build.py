@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from devices.host import DeviceHost
@@ -19,7 +20,7 @@ from devices.properties import Values, parse_pci_address
 from devices.registry import BusKind, Driver
 from devices.virtio.console import VirtioSerial
 from devices.virtio.console_port import PortConfig
-from devices.virtio.constants import Feature
+from devices.virtio.constants import AUTO_QUEUES, Feature
 from devices.virtio.device import VirtioDevice
 from devices.virtio.mmio_slots import MmioDevice
 from devices.virtio.net_options import MacPool
@@ -178,7 +179,7 @@ class _Builder:
 
     def build(self) -> None:
         """Make all devices."""
-        planned = self._config.planned_devices()
+        planned = [_per_cpu(device, self._config.smp) for device in self._config.planned_devices()]
         for device in planned:
             mac = device.values.get("mac")
             if isinstance(mac, str):
@@ -246,6 +247,16 @@ class _Builder:
             is_console=planned.driver.name == "virtconsole",
             chardev=opened,
         )
+
+
+def _per_cpu(planned: PlannedDevice, cpus: int) -> PlannedDevice:
+    """A disk on the PCI bus has a queue for each CPU unless told otherwise, as in QEMU."""
+    entry = planned.driver.virtio
+    if entry is None or entry.name != "blk" or planned.driver.bus is not BusKind.PCI:
+        return planned
+    if planned.values.get("num-queues", AUTO_QUEUES) != AUTO_QUEUES:
+        return planned
+    return replace(planned, values={**planned.values, "num-queues": cpus})
 
 
 def _interfaces(driver: Driver, values: Values) -> tuple[bool, bool]:

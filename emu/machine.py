@@ -31,8 +31,6 @@ from emu.log import guest_error
 from emu.machine_migration import MachineMigration
 from emu.migration.status import MigrationStatus
 from emu.migration.stream import MigrationError
-from emu.monitor.hmp import HumanMonitor
-from emu.monitor.qmp import QmpSession
 from emu.trace.control import Tracer
 
 if TYPE_CHECKING:
@@ -41,6 +39,8 @@ if TYPE_CHECKING:
     from devices.virtio.device import VirtioDevice
     from devices.virtio.mmio_slots import MmioDevice
     from emu.gdb.server import GdbServer
+    from emu.monitor.hmp import HumanMonitor
+    from emu.monitor.qmp import QmpSession
 
 EXIT_OK, EXIT_ERROR, EXIT_PANICKED = 0, 1, 3
 _OVER = (RunState.SHUTDOWN, RunState.GUEST_PANICKED, RunState.INTERNAL_ERROR)
@@ -130,6 +130,8 @@ class Machine:
 
     def _show_monitor(self, chardev: Chardev) -> None:
         """Ctrl-A c on a console: its monitor has the input now (event loop's thread)."""
+        from emu.monitor.hmp import HumanMonitor
+
         if not isinstance(chardev, MuxChardev):
             return
         monitor = self._console_monitors.get(chardev)
@@ -188,6 +190,11 @@ class Machine:
 
     def _open_monitors(self) -> list[QmpSession | HumanMonitor]:
         """The monitors that were asked for, not yet served; consoles have theirs on Ctrl-A c."""
+        if not self.config.monitors:
+            return []
+        from emu.monitor.hmp import HumanMonitor
+        from emu.monitor.qmp import QmpSession
+
         sessions: list[QmpSession | HumanMonitor] = []
         for monitor in self.config.monitors:
             if self.config.shares_console(monitor):

@@ -289,7 +289,7 @@ class MachineMigration:
         machine.on_vcpu(machine.board.drain)
 
     def end_migration(self, completed: bool, resume: bool) -> None:
-        """The guest has moved, or stays: goes on if ``resume``."""
+        """The guest has moved, or stays: goes on if ``resume``, and does so on return."""
         state = self._machine.state
         if completed:
             state.set(RunState.POSTMIGRATE, only_from=RunState.FINISH_MIGRATE)
@@ -304,6 +304,10 @@ class MachineMigration:
         state.set(RunState.PAUSED, only_from=RunState.FINISH_MIGRATE)
         if resume:
             self._machine.cont()
+            state.wait_for(
+                *(other for other in RunState if other is not RunState.PAUSED),
+                timeout=_STOP_SECONDS,
+            )
 
     def release_host(self) -> None:
         """Let the other side have the host's things, above all disk images."""

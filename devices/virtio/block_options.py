@@ -7,11 +7,11 @@ import struct
 from dataclasses import dataclass
 
 from devices.block.image import SECTOR
+from devices.virtio.constants import AUTO_QUEUES
 from emu.chardev.config import ConfigError
 from emu.memory.endian import GuestEndian
 
 MAX_QUEUE_SIZE = 1024  # QEMU's VIRTQUEUE_MAX_SIZE
-AUTO_QUEUES = 65535
 #: Sectors of one request at most (QEMU's BDRV_REQUEST_MAX_SECTORS).
 MAX_REQUEST_SECTORS = 0x7FFFFFFF // SECTOR
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 VENDOR_QUMRANET = 0x1AF4
+AUTO_QUEUES = 65535  # as a property: as many as is usual
 
 
 class VirtioId(enum.IntEnum):

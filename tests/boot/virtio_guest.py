@@ -6,7 +6,9 @@ Debian's guest has busybox, the small ones a first process with a few commands o
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import mmap
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -213,6 +215,11 @@ class VirtioGuest:
         assert match, f"no {field} in /proc/meminfo"
         return int(match[1]) << 10
 
+    def resident_memory(self) -> int:
+        """Bytes of the guest's memory that are memory of the host now."""
+        ram = self.machine.board.partition.ram
+        return _resident_bytes(ram.address, ram.size)
+
     def touch_memory(self, size: int) -> None:
         """Use so many bytes of memory, whole MiB, and free them again."""
         count = size // MIB
@@ -340,9 +347,11 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) 
         time.sleep(0.05)
 
 
-def resident_bytes() -> int:
-    """Memory of the host that this process has now."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) << 10
-    raise AssertionError("no VmRSS in /proc/self/status")
+def _resident_bytes(address: int, size: int) -> int:
+    """How much of a mapping of this process takes memory of the host now."""
+    pages = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
+    mincore = ctypes.CDLL(None, use_errno=True).mincore
+    mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+    if mincore(address, size, pages):
+        raise OSError(ctypes.get_errno(), "mincore")
+    return sum(page & 1 for page in pages) * mmap.PAGESIZE

@@ -16,6 +16,7 @@ import pytest
 from emu.config import ConfigError, MachineConfig
 from emu.events import RunState
 from emu.machine import Machine
+from emu.migration.status import MigrationStatus
 from tests.support.asm import assemble, b, bne, ld, li, li64, lwz, mtspr, x_form
 
 SECONDS = 120
@@ -104,6 +105,25 @@ def test_initrd_larger_than_ram_is_an_error(tmp_path: Path) -> None:
         file.truncate(300 << 20)
     with pytest.raises(ConfigError, match=r"initrd\.img: does not fit"):
         Machine(MachineConfig(kernel=kernel, initrd=initrd, ram_size=256 << 20))
+
+
+def test_failed_migration_is_told_when_the_guest_runs_again(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(GOOD)
+    states: list[RunState] = []
+
+    def note(status: MigrationStatus) -> None:
+        if status is MigrationStatus.FAILED:
+            states.append(machine.state.state)
+
+    with Machine(MachineConfig(kernel=kernel, ram_size=256 << 20)) as machine:
+        machine.migration.on_status = note
+        machine.start()
+        assert machine.state.wait_for(RunState.RUNNING, timeout=SECONDS)
+        for _ in range(10):
+            machine.migration.migrate("exec:cat > /dev/null; false")
+            machine.migration.wait(SECONDS)
+    assert states == [RunState.RUNNING] * 10
 
 
 #: Arguments and a part of the one line on stderr; KERNEL, DIR are replaced.

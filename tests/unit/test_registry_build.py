@@ -251,6 +251,22 @@ def test_disk_has_the_properties_of_drive_and_device(builder: Builder, image: Pa
     devices.close()
 
 
+@pytest.mark.parametrize(
+    ("given", "queues"), [("", 4), (",num-queues=65535", 4), (",num-queues=1", 1)]
+)
+def test_disk_has_a_queue_for_each_cpu(
+    builder: Builder, image: Path, given: str, queues: int
+) -> None:
+    drive = ["-drive", f"file={image},if=none,id=d,format=raw"]
+    device = ["-device", f"virtio-blk-pci,drive=d,id=b{given}"]
+    devices = builder.build("-smp", "4", *drive, *device, bus=(bus := pci_bus()))
+    assert len(devices.by_name["b"].queues) == queues
+    function = bus.functions[0]
+    assert isinstance(function, VirtioPciFunction)
+    assert function.vectors == queues + 1
+    devices.close()
+
+
 @pytest.mark.parametrize("interface", ["none,id=d", "virtio"])
 def test_image_that_is_in_use_blames_its_drive(
     builder: Builder, image: Path, interface: str
