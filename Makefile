@@ -16,6 +16,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(RUN) -m compileall -q emu machines devices firmware
 	touch $@
 
 # Debian packages that tests and guests need; installed only where one is missing.

@@ -22,7 +22,7 @@ _IMPORT = re.compile(
     r"^\s*(?:from\s+([\w.]+)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+([\w.]+))", re.MULTILINE
 )
 # What needs the most: its stamp covers every file of compiled code the emulator starts with.
-_HOTTEST = _TOP / "machines/pseries/dispatch.py"
+_HOTTEST = str(_TOP / "machines/pseries/dispatch.py")
 
 
 def cache_root() -> Path:
@@ -31,12 +31,13 @@ def cache_root() -> Path:
     return Path(base) / "ppc64emu"
 
 
-def _module_file(name: str) -> Path | None:
+@functools.cache
+def _module_file(name: str) -> str | None:
     if name.partition(".")[0] not in _PACKAGES:
         return None
-    base = _TOP.joinpath(*name.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.exists():
+    base = os.path.join(_TOP, *name.split("."))
+    for path in (f"{base}.py", os.path.join(base, "__init__.py")):
+        if os.path.exists(path):
             return path
     return None
 
@@ -52,14 +53,15 @@ def _imports(text: str) -> Iterator[str]:
 
 
 @functools.cache
-def _read(path: Path) -> tuple[bytes, frozenset[Path]]:
+def _read(path: str) -> tuple[bytes, frozenset[str]]:
     """Digest of a file, and the files of ours that it imports."""
-    content = path.read_bytes()
+    with open(path, "rb") as file:
+        content = file.read()
     found = (_module_file(name) for name in _imports(content.decode()))
     return hashlib.sha256(content).digest(), frozenset(file for file in found if file)
 
 
-def closure(path: Path) -> list[Path]:
+def closure(path: str) -> list[str]:
     """A source file and every file of ours that it imports, directly or not, sorted."""
     found, waiting = {path}, [path]
     while waiting:
@@ -79,8 +81,13 @@ def _libraries() -> bytes:
     return digest.digest()
 
 
+def is_ours(path: str) -> bool:
+    """Whether a source file is the emulator's."""
+    return path.startswith(f"{_TOP}{os.sep}")
+
+
 @functools.cache
-def native_stamp(path: Path) -> str:
+def native_stamp(path: str) -> str:
     """The state that code compiled from a file depends on.  Raises ``OSError``."""
     digest = hashlib.sha256(_libraries())
     for file in closure(path):

@@ -29,13 +29,14 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _stamp(path: Path) -> str:
-    native_cache._read.cache_clear()
-    native_cache.native_stamp.cache_clear()
-    return native_cache.native_stamp(path)
+    for cached in (native_cache._read, native_cache._module_file, native_cache.native_stamp):
+        cached.cache_clear()
+    return native_cache.native_stamp(str(path))
 
 
 def test_closure_follows_imports_of_every_form(tree: Path) -> None:
-    names = {str(path.relative_to(tree)) for path in native_cache.closure(tree / "machines/top.py")}
+    found = native_cache.closure(str(tree / "machines/top.py"))
+    names = {str(Path(path).relative_to(tree)) for path in found}
     assert names == {"machines/top.py", "emu/__init__.py", "emu/middle.py", "emu/low.py"}
 
 
@@ -53,7 +54,7 @@ def test_stamp_ignores_files_that_are_not_imported(tree: Path) -> None:
 
 def test_cold_until_marked_warm(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tree / "cache"))
-    monkeypatch.setattr(native_cache, "_HOTTEST", tree / "machines/top.py")
+    monkeypatch.setattr(native_cache, "_HOTTEST", str(tree / "machines/top.py"))
     (tree / "cache/ppc64emu/native").mkdir(parents=True)
     assert native_cache.is_cold()
     native_cache.mark_warm()

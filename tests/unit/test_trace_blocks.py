@@ -175,7 +175,7 @@ def functions(machine: BareMachine) -> list[int]:
     ]
     slots = _slots()
     names = [*BLOCK_SLOTS._functions, *FLUSH_SLOTS._functions]
-    places += [slots._base + slots._offsets[name] for name in names]
+    places += [slots.address(name) for name in names]
     values = [ctypes.c_uint64.from_address(place).value for place in places]
     return [*values, int(machine.partition.record["hypercall"])]
 
