@@ -54,6 +54,7 @@ VCPU_DTYPE = np.dtype(
         ("exceptions", "u8"),  # statistics
         ("hypercalls", "u8"),
         ("mmu_fills", "u8"),
+        ("flushed_fills", "u8"),  # mmu_fills at the last flush of everything
         ("pid", "u8"),  # PID whose translations the TLB holds (radix)
         # Quadrant 0 pages in the TLB of the privileged mode (radix), see emu.cpu.tlb
         ("user_pages", "u8", (USER_PAGES,)),
@@ -63,6 +64,7 @@ VCPU_DTYPE = np.dtype(
         ("step", "u4"),  # Step bits
         ("step_done", "u4"),
         ("trace", "u8"),  # TRACE_DTYPE record of emu.trace.record while it is traced, or 0
+        ("other_sets", "u4"),  # tlbie or tlbiel of another set than the first, see emu.cpu.tlb
         # TLB flushes that wait for its next turn, see emu.cpu.tlb
         ("late_flush", "u4"),  # everything
         ("late_count", "u4"),

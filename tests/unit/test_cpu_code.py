@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -203,6 +204,30 @@ def test_another_radix_entry_takes_effect_with_tlbie(
     flush = asm.tlbiel if local else asm.tlbie
     remap = [asm.li64(4, rb), asm.li(5, 0), flush(4, 5, 0, 1, 1), asm.PTESYNC]
     expect_remapped(power9, remap, lambda: void(tree.insert(EA, NEW, 12, RWX)))
+
+
+def test_tlbie_knows_no_sets(power9: BareMachine) -> None:
+    tree, _ = relocate_radix(power9)
+    rb = 1 << 10 | 5 << 12  # with tlbiel, the entries of set 5
+    remap = [asm.li64(4, rb), asm.li(5, 0), asm.tlbie(4, 5, 0, 1, 1), asm.PTESYNC]
+    expect_remapped(power9, remap, lambda: void(tree.insert(EA, NEW, 12, RWX)))
+
+
+def test_tlbiel_of_set_after_set_flushes_once(power9: BareMachine) -> None:
+    """Every entry is of set 0, in whatever order a guest goes through the sets."""
+    tree, _ = relocate_radix(power9)
+
+    def flush(number: int) -> list[Any]:
+        return [asm.li64(4, 1 << 10 | number << 12), asm.li(5, 0), asm.tlbiel(4, 5, 0, 1, 1)]
+
+    remap = [*flush(3), *flush(0), *flush(2), *flush(1), asm.PTESYNC]
+    expect_remapped(power9, remap, lambda: void(tree.insert(EA, NEW, 12, RWX)))
+    power9.execute(call(EA))
+    fills = int(power9.vcpu.record["mmu_fills"])
+    power9.execute(*flush(3), *flush(2), asm.PTESYNC, call(EA))
+    assert int(power9.vcpu.record["mmu_fills"]) == fills
+    power9.execute(*flush(0), asm.PTESYNC, call(EA))
+    assert int(power9.vcpu.record["mmu_fills"]) > fills
 
 
 def test_another_process_takes_effect_with_its_pid(power9: BareMachine) -> None:
