@@ -52,9 +52,18 @@ from emu.cpu.mmu_hash import (
     SEGMENT,
     translate_hash,
 )
-from emu.cpu.mmu_radix import translate_radix
+from emu.cpu.mmu_radix import filled_with, translate_radix
 from emu.cpu.record import partition_at, vcpu_at
-from emu.cpu.tlb import PAGE_EXEC, PAGE_READ, PAGE_WRITE, fill_ram, note_user_page
+from emu.cpu.tlb import (
+    PAGE_EXEC,
+    PAGE_READ,
+    PAGE_WRITE,
+    RELOCATED_MODES,
+    fill_ram,
+    note_fill,
+    note_unknown_fill,
+    note_user_page,
+)
 from emu.memory.native import load_u32, load_u32_be, load_u64, store_u32, store_u64
 
 LOAD, STORE, FETCH = 0, 1, 2
@@ -140,6 +149,18 @@ def _data_fault(vcpu, fault, address, access):  # type: ignore[no-untyped-def]
     return _raise(vcpu, Excp.DSI, 0)
 
 
+@njit(cache=True)
+def _note_radix_fill(vcpu, address, real, prot, access, mode, in_ram):  # type: ignore[no-untyped-def]
+    """Remember what a process switch and tlbie must know of a page."""
+    if not in_ram:
+        note_unknown_fill(vcpu)
+        return
+    filled = filled_with(real, prot, _NEED[access])
+    note_fill(vcpu, address, filled, mode, access == FETCH)
+    if mode == _PRIVILEGED and address >> np.uint64(62) == 0:
+        note_user_page(vcpu, address)
+
+
 @cfunc(types.int32(types.uint64, types.uint64, types.int32, types.int32), cache=True)
 def handle_mmu_fault(cs: int, address: int, access: int, mmu_idx: int) -> Any:
     """Class function ``handle_mmu_fault``: 0 when the TLB has the page now, 1 to interrupt.
@@ -159,13 +180,13 @@ def handle_mmu_fault(cs: int, address: int, access: int, mmu_idx: int) -> Any:
         if access == FETCH:
             return _instruction_fault(vcpu, fault)
         return _data_fault(vcpu, fault, address, access)
+    if partition.radix and mmu_idx < RELOCATED_MODES:
+        _note_radix_fill(vcpu, address, real, prot, access, mmu_idx, in_ram)
     if access == FETCH:
         prot &= PAGE_READ | PAGE_EXEC
     else:
         prot &= PAGE_READ | PAGE_WRITE
     if in_ram:
-        if mmu_idx == _PRIVILEGED and partition.radix and address >> np.uint64(62) == 0:
-            note_user_page(vcpu, address)
         fill_ram(vcpu, partition, address, real, prot, mmu_idx, access == STORE)
     else:
         page = ~(_PAGE_SIZE - np.uint64(1))

@@ -19,6 +19,7 @@ _VALID = np.uint64(1 << 63)
 _LEAF = np.uint64(1 << 62)
 _NLB = np.uint64(0x0FFFFFFFFFFFFF00)
 _NLS = np.uint64(0x1F)
+_PAGE_MASK = np.uint64(~0xFFF & ((1 << 64) - 1))
 _RPN = np.uint64(0x01FFFFFFFFFFF000)
 _R = np.uint64(0x100)
 _C = np.uint64(0x80)
@@ -109,6 +110,32 @@ def _protection(vcpu, pte, user):  # type: ignore[no-untyped-def]
         if iamr & np.uint64(1):
             forbidden |= PAGE_EXEC
     return prot & ~forbidden
+
+
+@njit(cache=True)
+def filled_with(real, prot, need):  # type: ignore[no-untyped-def]
+    """A page's translation and the PAGE_* bit it was asked for, in one word."""
+    return real & _PAGE_MASK | np.uint64(prot) | np.uint64(need) << np.uint64(3)
+
+
+@njit(cache=True)
+def still_maps(vcpu, partition, address, user, filled):  # type: ignore[no-untyped-def]
+    """Whether the tables say of a page what they said (:func:`filled_with`), R and C included."""
+    fault, entry = _process_entry(vcpu, partition, address)
+    if fault != OK:
+        return False
+    fault, _where, pte, shift = _walk(partition, entry, address)
+    if fault != OK or not pte & _R:
+        return False
+    prot = _protection(vcpu, pte, user)
+    if not pte & _C:
+        prot &= ~PAGE_WRITE
+    need = np.int64((filled >> np.uint64(3)) & np.uint64(7))
+    if not prot & need:
+        return False
+    within = (np.uint64(1) << shift) - np.uint64(1)
+    real = ((pte & _RPN) & ~within) | (address & within)
+    return filled_with(real, prot, need) == filled
 
 
 @njit(cache=True)

@@ -17,6 +17,7 @@ MAX_VCPUS = 16
 NO_VCPU = (1 << 32) - 1
 MAX_MMIO_WINDOWS = 64
 USER_PAGES = 64
+KEPT_PAGES = 64  # a power of two
 LATE_PAGES = 16
 
 VCPU_DTYPE = np.dtype(
@@ -64,7 +65,11 @@ VCPU_DTYPE = np.dtype(
         ("step", "u4"),  # Step bits
         ("step_done", "u4"),
         ("trace", "u8"),  # TRACE_DTYPE record of emu.trace.record while it is traced, or 0
-        ("other_sets", "u4"),  # tlbie or tlbiel of another set than the first, see emu.cpu.tlb
+        # For tlbie of a radix guest, see emu.cpu.tlbie
+        ("other_sets", "u4"),  # tlbie or tlbiel of another set than the first
+        ("kept_count", "u4"),  # entries ever used below; more than there are: some are missing
+        ("kept_key", "u8", (KEPT_PAGES,)),
+        ("kept_value", "u8", (KEPT_PAGES,)),
         # TLB flushes that wait for its next turn, see emu.cpu.tlb
         ("late_flush", "u4"),  # everything
         ("late_count", "u4"),

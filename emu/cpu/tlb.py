@@ -35,7 +35,6 @@ from emu.cpu.layout import (
     DESC_VICTIM_TABLE,
     ENV_LOAD_INFO,
     ENV_SPR,
-    ENV_TLB_NEED_FLUSH,
     FAST_MASK,
     FAST_TABLE,
     IOTLB_ENTRY_SIZE,
@@ -52,16 +51,14 @@ from emu.cpu.layout import (
     UC_CPU,
     VICTIM_TLB_SIZE,
 )
-from emu.cpu.record import LATE_PAGES, NO_VCPU, USER_PAGES, partition_at, vcpu_at
+from emu.cpu.record import KEPT_PAGES, LATE_PAGES, NO_VCPU, USER_PAGES, partition_at, vcpu_at
 from emu.memory.native import (
     call_2,
     load_u8,
     load_u16,
-    load_u32,
     load_u64,
     store_u8,
     store_u16,
-    store_u32,
     store_u64,
 )
 
@@ -75,9 +72,9 @@ _INVALID = np.uint64(1 << 11)
 _ONE = np.uint64(1)
 _PROBLEM_MODE, _PRIVILEGED_MODE = 1 << 0, 1 << 1
 _PID = ENV_SPR + 8 * Spr.PID
-_AP_4K, _AP_64K = np.uint64(0), np.uint64(5)
-_SET_MASK = np.uint64(0xFFF)
-_NEED_LOCAL_FLUSH = np.uint64(1)
+_KERNEL_QUADRANT = np.uint64(3)
+_KEEP_IN_USE, _KEEP_FETCHED = np.uint64(4), np.uint64(2)  # bits of a key, besides the mode
+_KEEP_PROBES = 4
 
 
 @njit(cache=True)
@@ -229,7 +226,7 @@ def fill_ram(vcpu, partition, address, real, prot, mmu_idx, is_store):  # type: 
 
 
 @njit(cache=True)
-def _has_no_turn(vcpu):  # type: ignore[no-untyped-def]
+def has_no_turn(vcpu):  # type: ignore[no-untyped-def]
     """Whether a vCPU uses its TLB only after :func:`flush_late`."""
     current = partition_at(vcpu.partition).current
     return current != np.uint32(NO_VCPU) and current != vcpu.index
@@ -242,13 +239,17 @@ def flush_vcpu(vcpu):  # type: ignore[no-untyped-def]
     Unicorn clears 32 KiB of cached block lookups even when the TLB is empty.  Linux's ways around
     errata of POWER9 are flushes right behind another; what was not filled since needs none.
     """
-    if _has_no_turn(vcpu):
+    if has_no_turn(vcpu):
         vcpu.late_flush = 1
         return
     if vcpu.flushed_fills == vcpu.mmu_fills:
         return
     vcpu.flushed_fills = vcpu.mmu_fills
     vcpu.user_page_count = 0
+    if vcpu.kept_count != 0:
+        for slot in range(KEPT_PAGES):
+            vcpu.kept_key[slot] = 0
+        vcpu.kept_count = 0
     new_generation(vcpu)
     ext.tlb_flush(vcpu.cs)
 
@@ -301,7 +302,7 @@ def flush_range(vcpu, partition, address, real, shift):  # type: ignore[no-untyp
     if shift > np.uint64(16):
         flush_vcpu(vcpu)
         return
-    if _has_no_turn(vcpu):
+    if has_no_turn(vcpu):
         _flush_page_late(vcpu, address, real, shift)
         return
     address = address >> shift << shift
@@ -334,6 +335,35 @@ def note_user_page(vcpu, address):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def note_fill(vcpu, address, value, mode, fetched):  # type: ignore[no-untyped-def]
+    """Remember what a page of a radix guest was entered with, for :mod:`emu.cpu.tlbie`.
+
+    A small hash table by page, mode, and whether it is code; ``value`` may be anything.
+    """
+    key = (address & _PAGE_MASK) | _KEEP_IN_USE | np.uint64(mode)
+    if fetched:
+        key |= _KEEP_FETCHED
+    page = address >> np.uint64(PAGE_SHIFT)
+    start = page ^ (page >> np.uint64(6)) ^ (key & np.uint64(7)) << np.uint64(3)
+    for probe in range(_KEEP_PROBES):
+        slot = (start + np.uint64(probe)) & np.uint64(KEPT_PAGES - 1)
+        old = vcpu.kept_key[slot]
+        if old == 0:
+            vcpu.kept_count += np.uint32(1)
+        if old == 0 or old == key:
+            vcpu.kept_key[slot] = key
+            vcpu.kept_value[slot] = value
+            return
+    vcpu.kept_count = np.uint32(KEPT_PAGES + 1)
+
+
+@njit(cache=True)
+def note_unknown_fill(vcpu):  # type: ignore[no-untyped-def]
+    """A page was entered that is not remembered."""
+    vcpu.kept_count = np.uint32(KEPT_PAGES + 1)
+
+
+@njit(cache=True)
 def _flush_process(vcpu):  # type: ignore[no-untyped-def]
     """Drop what belongs to the process that was current; the kernel's pages stay."""
     if vcpu.user_page_count > USER_PAGES:
@@ -344,6 +374,9 @@ def _flush_process(vcpu):  # type: ignore[no-untyped-def]
         ext.tlb_flush_by_mmuidx(vcpu.cs, np.uint16(_PROBLEM_MODE))
     new_generation(vcpu)
     vcpu.user_page_count = 0
+    for slot in range(KEPT_PAGES):
+        if vcpu.kept_key[slot] >> np.uint64(62) != _KERNEL_QUADRANT:
+            vcpu.kept_key[slot] = 0
 
 
 @cfunc(types.void(types.uint64), cache=True)
@@ -363,8 +396,9 @@ def tlb_flush(cs: int) -> None:
 
 
 @njit(cache=True)
-def _flush_radix_page(vcpu, address, shift):  # type: ignore[no-untyped-def]
-    if _has_no_turn(vcpu):
+def flush_radix_page(vcpu, address, shift):  # type: ignore[no-untyped-def]
+    """Flush one page of a radix guest, whatever process it is of; 4 or 64 KiB."""
+    if has_no_turn(vcpu):
         _flush_page_late(vcpu, address, _NONE, shift)
         return
     for i in range(np.int64(1) << np.int64(shift - np.uint64(PAGE_SHIFT))):
@@ -382,56 +416,12 @@ def flush_late(vcpu, partition):  # type: ignore[no-untyped-def]
     else:
         for i in range(vcpu.late_count):
             if vcpu.late_real[i] == _NONE:
-                _flush_radix_page(vcpu, vcpu.late_address[i], vcpu.late_shift[i])
+                flush_radix_page(vcpu, vcpu.late_address[i], vcpu.late_shift[i])
             else:
                 flush_range(
                     vcpu, partition, vcpu.late_address[i], vcpu.late_real[i], vcpu.late_shift[i]
                 )
     vcpu.late_flush = vcpu.late_count = 0
-
-
-@cfunc(types.void(types.uint64, types.uint64), cache=True)
-def ppc_tlb_invalidate_one(env: int, rb: int) -> None:
-    """Replacement: tlbie and tlbiel (Power ISA v3.0B, book III, 5.9.3.3).
-
-    Of a radix guest's invalidations of one page only that page goes, for any process, on every
-    vCPU and at once; what covers more (RB's IS field) drops everything.  Other guests' are left
-    to the next synchronising instruction, as Unicorn does.
-
-    A guest that invalidates more than a page with tlbiel has to do so set by set (Linux: 128
-    times).  Here all entries are of set 0, and the other sets are empty.  To tlbie those bits of
-    RB mean nothing, and Unicorn does not say which one it is: if it was tlbie, the ptesync
-    behind it drops everything.
-    """
-    vcpu = vcpu_at(load_u64(env + np.uint64(ENV_LOAD_INFO)))
-    partition = partition_at(vcpu.partition)
-    if partition.radix == 0:
-        pending = env + np.uint64(ENV_TLB_NEED_FLUSH)
-        store_u32(pending, np.uint64(load_u32(pending)) | _NEED_LOCAL_FLUSH)
-        return
-    size = (rb >> np.uint64(5)) & np.uint64(7)
-    page = (rb >> np.uint64(10)) & np.uint64(3) == 0
-    if not page and (rb >> np.uint64(12)) & _SET_MASK:
-        vcpu.other_sets = 1
-        return
-    for i in range(partition.vcpu_count):
-        other = vcpu_at(partition.vcpus[i])
-        if page and size == _AP_4K:
-            _flush_radix_page(other, rb & _PAGE_MASK, np.uint64(12))
-        elif page and size == _AP_64K:
-            _flush_radix_page(other, rb >> np.uint64(16) << np.uint64(16), np.uint64(16))
-        else:
-            flush_vcpu(other)
-
-
-@cfunc(types.void(types.uint64), cache=True)
-def tlb_flush_all_cpus_synced(cs: int) -> None:
-    """Replacement: ptesync after tlbie; most of a radix guest's invalidations are done already."""
-    vcpu = vcpu_at(load_u64(cs + np.uint64(CS_ENV + ENV_LOAD_INFO)))
-    partition = partition_at(vcpu.partition)
-    if partition.radix == 0 or vcpu.other_sets != 0:
-        vcpu.other_sets = 0
-        flush_all(partition)
 
 
 @cfunc(types.void(types.uint64, types.uint64, types.uint64, types.int32, types.uint64), cache=True)

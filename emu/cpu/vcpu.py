@@ -14,7 +14,7 @@ import unicorn
 import unicorn.ppc_const as ppc
 import unicorn.unicorn_py3.unicorn as binding
 
-from emu.cpu import clock, codegen, exceptions, layout, mmu, opcodes, tlb
+from emu.cpu import clock, codegen, exceptions, layout, mmu, opcodes, tlb, tlbie
 from emu.cpu.binding import JumpSlots
 from emu.cpu.errors import UnicornError
 from emu.cpu.external import UNICORN_LIBRARY
@@ -68,8 +68,8 @@ def _bind_library() -> None:
     slots.bind("tb_flush_ppc64", codegen.tb_flush.address)
     slots.bind("raise_exception_err_ra_ppc64", exceptions.raise_exception_err_ra.address)
     slots.bind("tlb_flush_ppc64", tlb.tlb_flush.address)
-    slots.bind("tlb_flush_all_cpus_synced_ppc64", tlb.tlb_flush_all_cpus_synced.address)
-    slots.bind("ppc_tlb_invalidate_one_ppc64", tlb.ppc_tlb_invalidate_one.address)
+    slots.bind("tlb_flush_all_cpus_synced_ppc64", tlbie.tlb_flush_all_cpus_synced.address)
+    slots.bind("ppc_tlb_invalidate_one_ppc64", tlbie.ppc_tlb_invalidate_one.address)
     slots.bind("cpu_ppc_load_purr_ppc64", clock.read_timebase.address)
     slots.bind("cpu_ppc_load_vtb_ppc64", clock.read_timebase.address)
     slots.bind("cpu_ppc_load_hdecr_ppc64", clock.read_decrementer.address)

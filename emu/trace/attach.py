@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from emu.config_trace import Range
-from emu.cpu import codegen, layout, mmu, tlb
+from emu.cpu import codegen, layout, mmu, tlb, tlbie
 from emu.cpu.binding import JumpSlots
 from emu.cpu.errors import UnicornError
 from emu.cpu.external import UNICORN_LIBRARY
@@ -71,11 +71,11 @@ FLUSH_SLOTS = SharedSlots(
         "tlb_flush_ppc64": (events.tlb_flush.address, tlb.tlb_flush.address),
         "ppc_tlb_invalidate_one_ppc64": (
             events.ppc_tlb_invalidate_one.address,
-            tlb.ppc_tlb_invalidate_one.address,
+            tlbie.ppc_tlb_invalidate_one.address,
         ),
         "tlb_flush_all_cpus_synced_ppc64": (
             events.tlb_flush_all_cpus_synced.address,
-            tlb.tlb_flush_all_cpus_synced.address,
+            tlbie.tlb_flush_all_cpus_synced.address,
         ),
     }
 )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit, types
 
-from emu.cpu import tlb
+from emu.cpu import tlb, tlbie
 from emu.cpu.isa import Excp, Spr
 from emu.cpu.layout import (
     CS_ENV,
@@ -51,8 +51,8 @@ _INTERRUPT_CALLS = (
 
 # Bodies of functions that a vCPU without a trace gets unchanged
 _plain_flush = njit(tlb.tlb_flush.__wrapped__)
-_plain_invalidate = njit(tlb.ppc_tlb_invalidate_one.__wrapped__)
-_plain_sync = njit(tlb.tlb_flush_all_cpus_synced.__wrapped__)
+_plain_invalidate = njit(tlbie.ppc_tlb_invalidate_one.__wrapped__)
+_plain_sync = njit(tlbie.tlb_flush_all_cpus_synced.__wrapped__)
 
 
 @njit(cache=True)

@@ -6,7 +6,7 @@ import ctypes
 
 import pytest
 
-from emu.cpu import codegen, exceptions, layout, mmu, tlb
+from emu.cpu import codegen, exceptions, layout, mmu, tlb, tlbie
 from emu.cpu.isa import MSR_LE, Spr
 from emu.cpu.probe import symbol_address
 from emu.trace.attach import BLOCK_SLOTS, FLUSH_SLOTS, _slots
@@ -206,8 +206,8 @@ def test_nothing_of_a_trace_is_left_when_it_is_off(machine: BareMachine) -> None
         symbol_address("gen_intermediate_code_ppc64"),
         codegen.tcg_gen_callN.address,
         tlb.tlb_flush.address,
-        tlb.ppc_tlb_invalidate_one.address,
-        tlb.tlb_flush_all_cpus_synced.address,
+        tlbie.ppc_tlb_invalidate_one.address,
+        tlbie.tlb_flush_all_cpus_synced.address,
         bare_hypercall.address,
     ]
     trace.close()
