@@ -12,7 +12,12 @@ from emu import snapshots
 from emu.chardev.base import Chardev
 from emu.chardev.config import ConfigError
 from emu.migration.stream import MigrationError
-from emu.monitor import info, inspect
+from emu.monitor import (
+    commands,  # noqa: F401 (it declares)
+    device_commands,  # noqa: F401 (it declares)
+    info,
+    inspect,
+)
 from emu.monitor.registry import COMMANDS, Arguments, QmpError, command
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from emu.chardev.base import Chardev
 from emu.chardev.config import ConfigError
 from emu.migration.stream import MigrationError
-from emu.monitor import device_commands  # noqa: F401 (it declares)
+from emu.monitor import hmp  # noqa: F401 (it declares)
 from emu.monitor.commands import version
 from emu.monitor.json_stream import JsonError, JsonStream
 from emu.monitor.registry import COMMANDS, QmpError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from emu.chardev.mux import MuxChardev
 from emu.events import EventLoop
 from emu.machine import Machine
 from emu.monitor.hmp import PROMPT, HumanMonitor, execute
+from emu.monitor.registry import COMMANDS
 from emu.options import parse_command_line
 
 
@@ -145,3 +148,14 @@ def test_backend_of_a_monitor_is_no_port() -> None:
     port = ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=c"]
     with pytest.raises(ConfigError, match="Device 'c' is in use"):
         parse_command_line(["-chardev", "null,id=c", "-mon", "chardev=c", *port])
+
+
+@pytest.mark.parametrize("kind", ["hmp", "qmp"])
+def test_a_monitor_alone_knows_every_command(kind: str) -> None:
+    """Monitors are loaded when one is opened; each brings what it needs."""
+    code = (
+        f"from emu.monitor import {kind}; from emu.monitor.registry import COMMANDS; "
+        "print(*sorted(COMMANDS))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == sorted(COMMANDS)

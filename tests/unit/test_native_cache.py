@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,18 +20,24 @@ TREE = {
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, text in TREE.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(native_cache, "_TOP", tmp_path)
-    return tmp_path
+    _forget()
+    yield tmp_path
+    _forget()
+
+
+def _forget() -> None:
+    for cached in (native_cache._read, native_cache._module_file, native_cache.native_stamp):
+        cached.cache_clear()
 
 
 def _stamp(path: Path) -> str:
-    for cached in (native_cache._read, native_cache._module_file, native_cache.native_stamp):
-        cached.cache_clear()
+    _forget()
     return native_cache.native_stamp(str(path))
 
 
